@@ -1,0 +1,42 @@
+package main
+
+import (
+	"fmt"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/mcpgw/mcpgw/pkg/config"
+)
+
+func configCommand() *cobra.Command {
+	c := &cobra.Command{Use: "config", Short: "Work on configuration files", Args: cobra.NoArgs}
+	c.AddCommand(&cobra.Command{
+		Use:   "import FILE",
+		Short: "Print the servers of a desktop client's mcpServers file as mcpgw configuration",
+		Long: `Import reads the JSON form in which desktop clients name their MCP servers and prints the same servers as YAML, to be put into a
+configuration. What has no place there is said on standard error.`,
+		Example: "  mcpgw config import claude_desktop_config.json > servers.yaml",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			data, err := os.ReadFile(args[0])
+			if err != nil {
+				return err
+			}
+			cfg, warnings, err := config.ImportMCPServers(data)
+			if err != nil {
+				return fmt.Errorf("%s: %w", args[0], err)
+			}
+			for _, w := range warnings {
+				fmt.Fprintln(c.ErrOrStderr(), "warning: "+w)
+			}
+			b, err := config.Marshal(cfg)
+			if err != nil {
+				return err
+			}
+			_, err = c.OutOrStdout().Write(b)
+			return err
+		},
+	})
+	return c
+}

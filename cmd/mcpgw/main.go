@@ -1,0 +1,47 @@
+// Command mcpgw is the MCP gateway beside Envoy. Each subcommand has a file of its own.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"syscall"
+
+	"github.com/spf13/cobra"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := root().ExecuteContext(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "mcpgw: "+err.Error())
+		stop()
+		os.Exit(1) //nolint:gocritic // stop has run
+	}
+}
+
+// root is the command with all its subcommands.
+func root() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "mcpgw",
+		Short: "The MCP gateway for people who already trust Envoy",
+		Long: `mcpgw puts many MCP servers behind one endpoint. Envoy terminates HTTP, balances, retries and traces; mcpgw reads each
+message, asks Rego whether this caller may do this with these arguments, and tells Envoy where it goes.`,
+		SilenceUsage: true, SilenceErrors: true,
+		Args: cobra.NoArgs,
+	}
+	c.AddCommand(runCommand(), serveCommand(), renderCommand(), checkCommand(), catalogCommand(), keyCommand(), configCommand(), versionCommand())
+	c.CompletionOptions.HiddenDefaultCmd = true
+	return c
+}
+
+// version is the module's, as the Go toolchain recorded it.
+func version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok || info.Main.Version == "" || info.Main.Version == "(devel)" {
+		return "dev"
+	}
+	return info.Main.Version
+}

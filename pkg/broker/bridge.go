@@ -1,0 +1,127 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"net/http"
+
+	"github.com/mcpgw/mcpgw/pkg/fault"
+	"github.com/mcpgw/mcpgw/pkg/gateway"
+	"github.com/mcpgw/mcpgw/pkg/jsonrpc"
+	"github.com/mcpgw/mcpgw/pkg/mcp"
+	"github.com/mcpgw/mcpgw/pkg/upstream"
+)
+
+// bridge serves a legacy client's call at a server that speaks modern alone: the request gains _meta and headers, the result loses what
+// the client's revision does not know. The client's capabilities are not passed on, since a request for input cannot be bridged; so a
+// server asks for none. Cancelling a bridged call closes its stream, which is how the modern era says it.
+func (c *call) bridge() {
+	ctx, cancel := c.detached()
+	defer cancel()
+	m := c.p.Message
+	if c.p.Class() == mcp.Watch {
+		c.fail(fault.New(fault.NoMethod, "this server takes no subscriptions from clients of %s", c.p.Revision))
+		return
+	}
+	st := c.b.state(c.p.Session.ID)
+	end, ok := st.begin(m.ID, running{server: c.p.Server, cancel: cancel})
+	if !ok {
+		c.fail(fault.New(fault.Invalid, "a request with this id is under way"))
+		return
+	}
+	defer end()
+
+	client := c.b.Server(c.p.Server)
+	if client == nil {
+		c.fail(gateway.Upstream(c.p.Server, "unavailable"))
+		return
+	}
+	level := ""
+	if s, err := c.b.Sessions.Get(ctx, c.p.Session.ID, c.p.Session.Owner); err == nil && s != nil {
+		level = s.LogLevel
+	}
+	renamed, err := jsonrpc.Read(c.originBody(), jsonrpc.Limits{Depth: maxDepth})
+	if err != nil {
+		c.fail(fault.From(err))
+		return
+	}
+	header, err := upstream.ModernHeaders(renamed, c.p.Entry.Item)
+	if err != nil {
+		c.fail(fault.New(fault.BadArguments, "an argument cannot be sent to this server: %v", err))
+		return
+	}
+	for k, v := range c.travel(c.p.Server) {
+		header[k] = v
+	}
+	resp, err := client.Do(ctx, upstream.AddMeta(renamed, upstream.Meta{ClientInfo: c.p.Session.ClientInfo, LogLevel: level}), header)
+	if err != nil {
+		if ctx.Err() != nil && c.r.Context().Err() == nil { // cancelled by the client: nothing is to be said
+			c.status(http.StatusNoContent)
+			return
+		}
+		c.fail(upstreamFault(c.p.Server, err))
+		return
+	}
+	c.bridgeResponse(ctx, resp)
+}
+
+// bridgeResponse passes a modern server's answer on.
+func (c *call) bridgeResponse(ctx context.Context, resp *http.Response) {
+	defer closeBody(resp)
+	if f := localFault(c.p.Server, resp); f != nil {
+		c.fail(f)
+		return
+	}
+	switch mediaType(resp) {
+	case "application/json":
+		b, err := readAll(resp.Body, c.b.MaxEvent)
+		if err == nil {
+			var m *jsonrpc.Message
+			if m, err = jsonrpc.Read(b, jsonrpc.Limits{Depth: maxDepth}); err == nil && m.Kind == jsonrpc.Response && !unauthorized(resp.StatusCode) {
+				c.json(c.toLegacy(m))
+				return
+			}
+		}
+		c.fail(gateway.Upstream(c.p.Server, reasonOf(resp.StatusCode)).Wrap(err))
+	case "text/event-stream":
+		if resp.StatusCode != http.StatusOK {
+			c.fail(gateway.Upstream(c.p.Server, reasonOf(resp.StatusCode)))
+			return
+		}
+		c.bridgeStream(ctx, resp)
+	default:
+		c.fail(gateway.Upstream(c.p.Server, reasonOf(resp.StatusCode)))
+	}
+}
+
+func (c *call) bridgeStream(ctx context.Context, resp *http.Response) {
+	out := c.stream()
+	defer out.close()
+	for m := range messages(ctx, resp.Body, c.b.MaxEvent) {
+		switch {
+		case m.Kind == jsonrpc.Response && string(m.ID) == string(c.p.Message.ID):
+			out.message(c.toLegacy(m))
+			return
+		case m.Kind == jsonrpc.Notification && (m.Method == mcp.NotifyProgress || m.Method == mcp.NotifyMessage):
+			out.message(m.Body) // of this call: the token is the client's own
+		}
+	}
+	if ctx.Err() == nil || errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		out.message(gateway.Upstream(c.p.Server, "unavailable").Reply(c.p.Message.ID))
+	}
+}
+
+// toLegacy is a modern server's response as a client of the session's revision reads it.
+func (c *call) toLegacy(m *jsonrpc.Message) []byte {
+	if !m.Result.Exists() {
+		return m.Body
+	}
+	result, err := upstream.ToLegacyResult(m.Result.Raw, c.p.Revision)
+	switch {
+	case errors.Is(err, upstream.ErrInputRequired):
+		return fault.New(fault.Upstream, "this tool asks for input, which clients of %s cannot give through this gateway", c.p.Revision).Reply(m.ID)
+	case err != nil:
+		return gateway.Upstream(c.p.Server, "not_mcp").Reply(m.ID)
+	}
+	return jsonrpc.Result(m.ID, result)
+}

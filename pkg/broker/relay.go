@@ -1,0 +1,312 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"time"
+
+	"github.com/mcpgw/mcpgw/pkg/fault"
+	"github.com/mcpgw/mcpgw/pkg/gateway"
+	"github.com/mcpgw/mcpgw/pkg/jsonrpc"
+	"github.com/mcpgw/mcpgw/pkg/mcp"
+	"github.com/mcpgw/mcpgw/pkg/sse"
+)
+
+// relay serves a legacy client's call at a server that speaks legacy too. Ids are the client's own: the session at the server belongs
+// to this client alone. A session that the server lost is made anew, once.
+func (c *call) relay() {
+	ctx, cancel := c.detached()
+	defer cancel()
+	st := c.b.state(c.p.Session.ID)
+	end, ok := st.begin(c.p.Message.ID, running{server: c.p.Server})
+	if !ok {
+		c.fail(fault.New(fault.Invalid, "a request with this id is under way"))
+		return
+	}
+	defer end()
+	body := c.originBody()
+	for attempt := 0; ; attempt++ {
+		up, f := c.upstream(ctx, c.p.Server)
+		if f != nil {
+			c.fail(f)
+			return
+		}
+		resp, err := up.Do(ctx, body, c.travel(c.p.Server))
+		if err != nil {
+			c.fail(upstreamFault(c.p.Server, err))
+			return
+		}
+		if resp.StatusCode == http.StatusNotFound && up.ID != "" && attempt == 0 && localFault("", resp) == nil && !c.isMessage(resp) {
+			closeBody(resp)
+			c.lost(ctx, c.p.Server, up)
+			continue
+		}
+		c.relayResponse(ctx, st, resp)
+		return
+	}
+}
+
+// isMessage reports whether a 404 is about the call rather than the session: it then carries an error with the call's id.
+func (c *call) isMessage(resp *http.Response) bool {
+	if mediaType(resp) != "application/json" {
+		return false
+	}
+	b, err := readAll(resp.Body, c.b.MaxEvent)
+	if err != nil {
+		return false
+	}
+	resp.Body = io.NopCloser(newReader(b))
+	m, err := jsonrpc.Read(b, jsonrpc.Limits{})
+	return err == nil && m.Kind == jsonrpc.Response && string(m.ID) == string(c.p.Message.ID)
+}
+
+// originBody is the client's message with the server's own name in it.
+func (c *call) originBody() []byte {
+	m, e := c.p.Message, c.p.Entry
+	if e == nil || e.Public == e.Item.Name || c.p.Public != e.Public {
+		return m.Body
+	}
+	v := m.Params.Get("name")
+	if m.Method == mcp.MethodComplete {
+		ref := m.Params.Get("ref")
+		o, err := jsonrpc.Parse(ref.Raw, jsonrpc.Limits{})
+		if err != nil {
+			return m.Body // the walk has read it: it cannot fail
+		}
+		v = o.Get("name")
+		v.Pos += ref.Pos
+	}
+	if !v.Exists() {
+		return m.Body
+	}
+	return jsonrpc.Splice(m.Body, jsonrpc.Edit{Pos: v.Pos, Len: len(v.Raw), Text: jsonrpc.AppendString(nil, e.Item.Name)})
+}
+
+// relayResponse passes a legacy server's answer on.
+func (c *call) relayResponse(ctx context.Context, st *state, resp *http.Response) {
+	defer closeBody(resp)
+	if f := localFault(c.p.Server, resp); f != nil {
+		c.fail(f)
+		return
+	}
+	switch mediaType(resp) {
+	case "application/json":
+		b, err := readAll(resp.Body, c.b.MaxEvent)
+		if err == nil {
+			var m *jsonrpc.Message
+			if m, err = jsonrpc.Read(b, jsonrpc.Limits{Depth: maxDepth}); err == nil && m.Kind != jsonrpc.Response {
+				err = errors.New("the answer is no response")
+			}
+		}
+		if err != nil || unauthorized(resp.StatusCode) {
+			c.fail(gateway.Upstream(c.p.Server, reasonOf(resp.StatusCode)).Wrap(err))
+			return
+		}
+		c.json(b) // a legacy client must not see a 404: it would end its session
+	case "text/event-stream":
+		if resp.StatusCode != http.StatusOK {
+			c.fail(gateway.Upstream(c.p.Server, reasonOf(resp.StatusCode)))
+			return
+		}
+		c.relayStream(ctx, st, resp)
+	default:
+		c.fail(gateway.Upstream(c.p.Server, reasonOf(resp.StatusCode)).Wrap(fmt.Errorf("status %d, content type %.64q", resp.StatusCode, resp.Header.Get("content-type"))))
+	}
+}
+
+// relayStream passes a stream on, message by message, until the call's response. A client that leaves does not end the server's work.
+func (c *call) relayStream(ctx context.Context, st *state, resp *http.Response) {
+	out := c.stream()
+	defer out.close()
+	done := ctx.Done()
+	msgs := messages(ctx, resp.Body, c.b.MaxEvent)
+	for {
+		select {
+		case <-done:
+			out.message(gateway.Upstream(c.p.Server, "timeout").Reply(c.p.Message.ID))
+			return
+		case m, ok := <-msgs:
+			if !ok { // cut before the response
+				out.message(gateway.Upstream(c.p.Server, "unavailable").Reply(c.p.Message.ID))
+				return
+			}
+			b, last := c.pass(st, c.p.Server, m)
+			if b != nil {
+				out.message(b)
+			}
+			if last {
+				return
+			}
+		}
+	}
+}
+
+// pass is what a server's message becomes for the client; last reports the response to the call.
+func (c *call) pass(st *state, server string, m *jsonrpc.Message) (b []byte, last bool) {
+	switch m.Kind {
+	case jsonrpc.Response:
+		if c.p.Message == nil || string(m.ID) != string(c.p.Message.ID) {
+			return nil, false // an answer to nothing that was asked
+		}
+		return m.Body, true
+	case jsonrpc.Request:
+		id, ok := st.ask(pending{server: server, id: m.ID, token: m.Meta.Get(mcp.MetaProgress).Raw, since: time.Now()})
+		if !ok {
+			return nil, false
+		}
+		return withID(m, id), false
+	}
+	switch m.Method {
+	case mcp.NotifyToolsChanged, mcp.NotifyPromptsChanged, mcp.NotifyResourcesChanged:
+		return nil, false // the gateway tells of its own lists
+	case mcp.NotifyCancelled:
+		v := m.Params.Get("requestId")
+		id, ok := st.withdraw(server, v.Raw)
+		if !ok {
+			return nil, false
+		}
+		return jsonrpc.Splice(m.Body, jsonrpc.Edit{Pos: v.Pos, Len: len(v.Raw), Text: id}), false
+	}
+	return m.Body, false
+}
+
+// withID is a request under another id.
+func withID(m *jsonrpc.Message, id []byte) []byte {
+	o, err := jsonrpc.Parse(m.Body, jsonrpc.Limits{Depth: maxDepth})
+	if err != nil {
+		return m.Body // it was read already: it cannot fail
+	}
+	v := o.Get("id")
+	return jsonrpc.Splice(m.Body, jsonrpc.Edit{Pos: v.Pos, Len: len(v.Raw), Text: id})
+}
+
+// answer carries a client's response to the server that asked.
+func (c *call) answer() {
+	st := c.b.state(c.p.Session.ID)
+	p, ok := st.answered(c.p.Message.ID)
+	if !ok {
+		c.fail(fault.New(fault.Invalid, "no server has asked this"))
+		return
+	}
+	c.p.Server = p.server
+	ctx, cancel := c.detached()
+	defer cancel()
+	c.tellServer(ctx, p.server, withID(c.p.Message, p.id))
+	c.status(http.StatusAccepted)
+}
+
+// notify carries a client's notification to whom it concerns. It is accepted whatever becomes of it.
+func (c *call) notify() {
+	ctx, cancel := c.detached()
+	defer cancel()
+	st, m := c.b.state(c.p.Session.ID), c.p.Message
+	defer c.status(http.StatusAccepted)
+	switch m.Method {
+	case mcp.NotifyCancelled:
+		r, ok := st.call(m.Params.Get("requestId").Raw)
+		if !ok {
+			return
+		}
+		if r.cancel != nil {
+			r.cancel()
+			return
+		}
+		c.tellServer(ctx, r.server, m.Body)
+	case mcp.NotifyProgress:
+		if server, ok := st.asker(m.Params.Get(mcp.MetaProgress).Raw); ok {
+			c.tellServer(ctx, server, m.Body)
+		}
+	default: // roots/list_changed: for every server that the session speaks to
+		for server := range c.p.Session.Upstream {
+			c.tellServer(ctx, server, m.Body)
+		}
+	}
+}
+
+// tellServer sends a message to a server of the session. That it did not arrive is for the log: the client has no one to hear it from.
+func (c *call) tellServer(ctx context.Context, server string, body []byte) {
+	up, f := c.upstream(ctx, server)
+	var err error = f
+	if f == nil {
+		err = c.tell(ctx, up, body)
+	}
+	if err != nil {
+		c.b.Log.WarnContext(ctx, "a client's message did not reach its server", "server", server, "error", err)
+	}
+}
+
+// setLevel tells the servers of the session; the walk has noted the level already.
+func (c *call) setLevel() {
+	ctx, cancel := context.WithTimeout(c.r.Context(), 10*time.Second)
+	defer cancel()
+	level, _ := c.p.Message.Params.Get("level").Str()
+	for server := range c.p.Session.Upstream {
+		c.tellServer(ctx, server, levelRequest(level))
+	}
+	c.json(jsonrpc.Result(c.p.Message.ID, []byte("{}")))
+}
+
+// maxDepth is how deep a server's message may nest: more than a client's, since nobody but the client reads it.
+const maxDepth = 256
+
+func mediaType(r *http.Response) string {
+	t, _, err := mime.ParseMediaType(r.Header.Get("content-type"))
+	if err != nil {
+		return ""
+	}
+	return t
+}
+
+func unauthorized(status int) bool {
+	return status == http.StatusUnauthorized || status == http.StatusForbidden
+}
+
+// reasonOf says why a server's answer is no answer, in a word from the closed set.
+func reasonOf(status int) string {
+	if unauthorized(status) {
+		return "unauthorized"
+	}
+	return "not_mcp"
+}
+
+var errTooLarge = errors.New("larger than the bound")
+
+func readAll(r io.Reader, most int) ([]byte, error) {
+	b, err := io.ReadAll(io.LimitReader(r, int64(most)+1))
+	if err == nil && len(b) > most {
+		err = errTooLarge
+	}
+	return b, err
+}
+
+// messages reads a server's stream. The channel closes when it ends, for whatever reason, or ctx does.
+func messages(ctx context.Context, r io.Reader, most int) <-chan *jsonrpc.Message {
+	ch := make(chan *jsonrpc.Message)
+	go func() {
+		defer close(ch)
+		events := sse.NewReader(r, most)
+		for {
+			e, err := events.Next()
+			if err != nil {
+				return
+			}
+			if e.Comment || len(e.Data) == 0 {
+				continue
+			}
+			m, err := jsonrpc.Read(e.Data, jsonrpc.Limits{Depth: maxDepth})
+			if err != nil {
+				return // what we cannot read, no client shall act on
+			}
+			select {
+			case ch <- m:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	return ch
+}

@@ -1,0 +1,151 @@
+package broker
+
+import (
+	"bytes"
+	"context"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/mcpgw/mcpgw/pkg/session"
+)
+
+// maxPending bounds the requests of servers that one session has not answered, and its calls under way.
+const maxPending = 1024
+
+// state is what the broker remembers of a client session beside the store: who waits for what. It is lost with the process, as the
+// connections are that it speaks of.
+type state struct {
+	mu      sync.Mutex
+	next    uint64
+	pending map[string]pending // requests of servers, by the id the client sees
+	calls   map[string]running // the client's calls, by JSON text of their id
+	changed chan struct{}      // closed when an upstream session was made
+	streams int                // GET streams that are open
+}
+
+// pending is a server's request that the client has to answer.
+type pending struct {
+	server string
+	id     []byte // the server's own id, JSON text
+	token  []byte // progressToken that the server gave with it, JSON text
+	since  time.Time
+}
+
+// running is a call of the client.
+type running struct {
+	server string
+	cancel context.CancelFunc // of a bridged call, whose stream's end is its cancellation; nil for a relayed one
+}
+
+func (b *Broker) state(id string) *state {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	s := b.sessions[id]
+	if s == nil {
+		s = &state{pending: map[string]pending{}, calls: map[string]running{}, changed: make(chan struct{})}
+		b.sessions[id] = s
+	}
+	return s
+}
+
+// Ended forgets a session and ends what the gateway held at servers on its behalf. It is the session store's to call, and returns at
+// once.
+func (b *Broker) Ended(s *session.Session) {
+	b.mu.Lock()
+	st := b.sessions[s.ID]
+	delete(b.sessions, s.ID)
+	b.mu.Unlock()
+	if st != nil {
+		st.signal()
+	}
+	for server, u := range s.Upstream {
+		if u.ID != "" {
+			go b.forget(server, u)
+		}
+	}
+}
+
+// ask notes a server's request and returns the id under which the client will see it.
+func (s *state) ask(p pending) (id []byte, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.pending) >= maxPending {
+		return nil, false
+	}
+	s.next++
+	id = strconv.AppendQuote(nil, "mcpgw-"+strconv.FormatUint(s.next, 10))
+	s.pending[string(id)] = p
+	return id, true
+}
+
+// answered takes a server's request out.
+func (s *state) answered(id []byte) (pending, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p, ok := s.pending[string(id)]
+	delete(s.pending, string(id))
+	return p, ok
+}
+
+// asker finds who gave a progress token.
+func (s *state) asker(token []byte) (server string, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, p := range s.pending {
+		if len(token) > 0 && bytes.Equal(p.token, token) {
+			return p.server, true
+		}
+	}
+	return "", false
+}
+
+// withdraw forgets a server's request by its own id, and returns the id that the client knows.
+func (s *state) withdraw(server string, id []byte) (clientID []byte, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for k, p := range s.pending {
+		if p.server == server && bytes.Equal(p.id, id) {
+			delete(s.pending, k)
+			return []byte(k), true
+		}
+	}
+	return nil, false
+}
+
+// begin notes a call; end forgets it.
+func (s *state) begin(id []byte, r running) (end func(), ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	key := string(id)
+	if _, twice := s.calls[key]; twice || len(s.calls) >= maxPending {
+		return nil, false
+	}
+	s.calls[key] = r
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.calls, key)
+	}, true
+}
+
+func (s *state) call(id []byte) (running, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r, ok := s.calls[string(id)]
+	return r, ok
+}
+
+// signal wakes the session's GET streams.
+func (s *state) signal() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	close(s.changed)
+	s.changed = make(chan struct{})
+}
+
+func (s *state) wait() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.changed
+}

@@ -1,0 +1,246 @@
+package broker
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/mcpgw/mcpgw/pkg/catalog"
+	"github.com/mcpgw/mcpgw/pkg/fault"
+	"github.com/mcpgw/mcpgw/pkg/jsonrpc"
+	"github.com/mcpgw/mcpgw/pkg/mcp"
+	"github.com/mcpgw/mcpgw/pkg/session"
+	"github.com/mcpgw/mcpgw/pkg/sse"
+)
+
+// settle is how long a stream waits after a change before it looks: several servers that refresh together are told once.
+const settle = 100 * time.Millisecond
+
+func newReader(b []byte) io.Reader { return bytes.NewReader(b) }
+
+// out is an event stream to the client. Writes are serialised; a comment line keeps a quiet one alive.
+type out struct {
+	mu   sync.Mutex
+	w    http.ResponseWriter
+	rc   *http.ResponseController
+	gone bool
+	stop chan struct{}
+	done sync.WaitGroup
+}
+
+// stream opens the event stream of this exchange.
+func (c *call) stream() *out {
+	h := c.w.Header()
+	h.Set("content-type", "text/event-stream")
+	h.Set("cache-control", "no-cache")
+	h.Set("x-accel-buffering", "no")
+	c.w.WriteHeader(http.StatusOK)
+	o := &out{w: c.w, rc: http.NewResponseController(c.w), stop: make(chan struct{})}
+	_ = o.rc.Flush() // a client that has gone shows at the first message
+	o.done.Go(func() {
+		t := time.NewTicker(c.b.Keepalive)
+		defer t.Stop()
+		for {
+			select {
+			case <-o.stop:
+				return
+			case <-t.C:
+				o.write([]byte(":\n\n"))
+			}
+		}
+	})
+	return o
+}
+
+func (o *out) message(b []byte) { o.write(sse.Append(nil, sse.Event{Name: "message", Data: b})) }
+
+func (o *out) write(b []byte) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.gone {
+		return
+	}
+	if _, err := o.w.Write(b); err != nil || o.rc.Flush() != nil {
+		o.gone = true
+	}
+}
+
+func (o *out) close() {
+	close(o.stop)
+	o.done.Wait()
+}
+
+// hold takes one of the principal's streams; the caller must release it.
+func (c *call) hold() (release func(), ok bool) {
+	release, ok = c.b.Streams.TryAcquire(c.p.Principal.Key())
+	if !ok {
+		f := fault.New(fault.Limited, "too many streams are open")
+		f.Header = map[string]string{"retry-after": "10"}
+		c.fail(f)
+	}
+	return release, ok
+}
+
+// listChanges names the notification for each kind of list.
+var listChanges = [...]string{
+	catalog.Tool: mcp.NotifyToolsChanged, catalog.Resource: mcp.NotifyResourcesChanged,
+	catalog.Template: mcp.NotifyResourcesChanged, catalog.Prompt: mcp.NotifyPromptsChanged,
+}
+
+// watch tells of every change of what the caller sees, until stop or until the caller may see nothing here any more. want filters the
+// kinds; tell sends one notification.
+func (c *call) watch(stop <-chan struct{}, want func(catalog.Kind) bool, tell func(method string)) {
+	changed := c.b.Gateway.Changed()
+	was, ok := c.p.Sees(c.p.Snapshot)
+	for ok {
+		select {
+		case <-stop:
+			return
+		case <-c.b.closing:
+			return
+		case <-c.r.Context().Done():
+			return
+		case <-changed:
+			select {
+			case <-time.After(settle):
+			case <-stop:
+				return
+			}
+		}
+		changed = c.b.Gateway.Changed()
+		now, still := c.p.Sees(c.b.Gateway.Snapshot())
+		if ok = still; !ok {
+			return
+		}
+		told := map[string]bool{}
+		for _, k := range catalog.Kinds {
+			if method := listChanges[k]; now[k] != was[k] && want(k) && !told[method] {
+				told[method] = true
+				tell(method)
+			}
+		}
+		was = now
+	}
+}
+
+// listen serves subscriptions/listen (2026-07-28, "Subscriptions") with the gateway's own list changes. Subscriptions to resources are
+// not honoured, and the acknowledgement says so by leaving them out.
+func (c *call) listen() {
+	asked, err := jsonrpc.Parse(c.p.Message.Params.Get("notifications").Raw, jsonrpc.Limits{})
+	if err != nil {
+		c.fail(fault.New(fault.BadArguments, "params.notifications must be an object"))
+		return
+	}
+	release, ok := c.hold()
+	if !ok {
+		return
+	}
+	defer release()
+	yes := func(name string) bool { return asked.Get(name).Kind() == 't' }
+	want := map[string]bool{
+		mcp.NotifyToolsChanged: yes("toolsListChanged"), mcp.NotifyPromptsChanged: yes("promptsListChanged"), mcp.NotifyResourcesChanged: yes("resourcesListChanged"),
+	}
+	meta := append([]byte(`"_meta":{"`+mcp.MetaSubscription+`":`), c.p.Message.ID...)
+	meta = append(meta, '}')
+	honoured := []byte("{")
+	for _, n := range []struct{ member, method string }{
+		{"toolsListChanged", mcp.NotifyToolsChanged}, {"promptsListChanged", mcp.NotifyPromptsChanged}, {"resourcesListChanged", mcp.NotifyResourcesChanged},
+	} {
+		if want[n.method] {
+			if len(honoured) > 1 {
+				honoured = append(honoured, ',')
+			}
+			honoured = append(honoured, `"`+n.member+`":true`...)
+		}
+	}
+	honoured = append(honoured, '}')
+
+	o := c.stream()
+	defer o.close()
+	o.message([]byte(`{"jsonrpc":"2.0","method":"` + mcp.NotifyAcknowledged + `","params":{"notifications":` + string(honoured) + `,` + string(meta) + `}}`))
+	c.watch(nil, func(k catalog.Kind) bool { return want[listChanges[k]] }, func(method string) {
+		o.message([]byte(`{"jsonrpc":"2.0","method":"` + method + `","params":{` + string(meta) + `}}`))
+	})
+	o.message(jsonrpc.Result(c.p.Message.ID, []byte(`{"resultType":"complete",`+string(meta)+`}`)))
+}
+
+// standing serves the GET stream of a legacy session: the gateway's own list changes, and what the session's servers say outside of
+// calls. It ends with the session.
+func (c *call) standing() {
+	release, ok := c.hold()
+	if !ok {
+		return
+	}
+	defer release()
+	st := c.b.state(c.p.Session.ID)
+	ctx, cancel := context.WithCancel(c.r.Context())
+	defer cancel()
+	o := c.stream()
+	defer o.close()
+
+	var servers sync.WaitGroup
+	defer servers.Wait()
+	defer cancel()
+	servers.Go(func() {
+		c.watch(ctx.Done(), func(catalog.Kind) bool { return true }, func(method string) { o.message([]byte(`{"jsonrpc":"2.0","method":"` + method + `"}`)) })
+		cancel()
+	})
+
+	open := map[string]session.Upstream{}
+	alive := time.NewTicker(c.b.Keepalive)
+	defer alive.Stop()
+	for {
+		changed := st.wait()
+		s, err := c.b.Sessions.Get(ctx, c.p.Session.ID, c.p.Session.Owner)
+		if err != nil || s == nil {
+			return
+		}
+		for server, u := range s.Upstream {
+			if open[server] != u {
+				open[server] = u
+				servers.Go(func() { c.follow(ctx, st, o, server, u) })
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-c.b.closing:
+			return
+		case <-changed:
+		case <-alive.C:
+		}
+	}
+}
+
+// follow passes on what a server says on its own GET stream. A server need not offer one.
+func (c *call) follow(ctx context.Context, st *state, o *out, server string, u session.Upstream) {
+	client := c.b.Server(server)
+	if client == nil {
+		return
+	}
+	resp, err := client.Resume(u.ID, u.Revision).Stream(ctx, c.travel(server))
+	if err != nil {
+		return
+	}
+	defer closeBody(resp)
+	if resp.StatusCode != http.StatusOK || mediaType(resp) != "text/event-stream" {
+		return
+	}
+	for m := range messages(ctx, resp.Body, c.b.MaxEvent) {
+		if m.Kind == jsonrpc.Notification && m.Method == mcp.NotifyResourceUpdated && !c.mayRead(ctx, m) {
+			continue
+		}
+		if b, _ := c.pass(st, server, m); b != nil {
+			o.message(b)
+		}
+	}
+}
+
+// mayRead asks policy anew whether the caller may still read what a server says has changed.
+func (c *call) mayRead(ctx context.Context, m *jsonrpc.Message) bool {
+	uri, ok := m.Params.Get("uri").Str()
+	return ok && c.p.MayRead(ctx, c.b.Gateway.Snapshot(), uri)
+}

@@ -1,0 +1,3 @@
+package mcpgw.policy
+
+allow if "reader" in input.subject.roles

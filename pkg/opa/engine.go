@@ -1,0 +1,303 @@
+package opa
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"github.com/maypok86/otter/v2"
+	"github.com/open-policy-agent/opa/v1/ast"
+	"github.com/open-policy-agent/opa/v1/metrics"
+	"github.com/open-policy-agent/opa/v1/rego"
+	"github.com/open-policy-agent/opa/v1/storage"
+	"github.com/open-policy-agent/opa/v1/topdown"
+
+	"github.com/mcpgw/mcpgw/pkg/catalog"
+	"github.com/mcpgw/mcpgw/pkg/policy"
+)
+
+// Engine is one compiled policy with its data: a policy.Engine. It never changes, and any number of goroutines may ask it.
+// It holds no goroutine and nothing to close.
+type Engine struct {
+	compiler *ast.Compiler
+	store    storage.Store
+	txn      storage.Transaction
+	timeout  time.Duration
+	revision string
+	warnings []Warning
+	main     bool // the entry point is the shipped one
+
+	ruling           *question
+	allow, deny, ask *question // only if main
+
+	selection selection
+	reusable  bool  // rulings depend on nothing but what keys hold
+	identity  *byte // tells engines apart without keeping them: see itemKey
+
+	// Rulings and answers about lists, by key. The library (W-TinyLFU) admits an entry into a full cache only if it has been asked
+	// for more often than the one it would replace; so one caller's ever new arguments pass through a small window and do not push
+	// out what others ask again and again. Lists have a cache of their own.
+	rulings *otter.Cache[[32]byte, *policyRuling]
+	views   *otter.Cache[[32]byte, bool]
+
+	evaluations atomic.Uint64
+}
+
+// policyRuling is what is remembered of a ruling.
+type policyRuling struct {
+	effect  policy.Effect
+	reasons []policy.Reason
+}
+
+// Rulings with more text than this are not remembered, so that the bound in entries is one in memory too.
+const (
+	maxRemembered = 1024 // bytes of rule names and messages
+	maxReasons    = 16
+)
+
+// question is one query, and what it takes to ask it with parts of the question unknown.
+type question struct {
+	body    ast.Body
+	unknown [2]bool // depends on what is unknown: by withArguments, withURI
+	partial *rego.PreparedPartialQuery
+}
+
+// What is unknown in a list: the arguments, and for templates the URI as well.
+const (
+	withArguments = iota
+	withURI
+)
+
+var _ policy.Engine = (*Engine)(nil)
+
+// Revision identifies policy, data, entry point and the shipped modules: equal text, equal revision.
+func (e *Engine) Revision() string { return e.revision }
+
+// Warnings are what is legal in the policy and probably not meant, by place.
+func (e *Engine) Warnings() []Warning { return e.warnings }
+
+// Evaluations counts how often Rego has been evaluated, partial evaluations included.
+func (e *Engine) Evaluations() uint64 { return e.evaluations.Load() }
+
+// Reads names the top-level arguments that a reachable rule reads. It does not yet differ from item to item.
+func (e *Engine) Reads(*catalog.Item) (names []string, all bool) {
+	m := e.selection.of[arguments]
+	return m.names, m.all
+}
+
+var (
+	errIncomplete = errors.New("a question needs subject and item")
+	errUndefined  = errors.New("the policy gives no ruling")
+)
+
+// Decide rules on one call.
+func (e *Engine) Decide(ctx context.Context, q *policy.Question) policy.Ruling {
+	start := time.Now()
+	r := e.decide(ctx, q)
+	r.Revision = e.revision
+	r.Duration = time.Since(start)
+	return r
+}
+
+func (e *Engine) decide(ctx context.Context, q *policy.Question) (r policy.Ruling) {
+	w := scratches.Get().(*scratch)
+	defer func() {
+		if p := recover(); p != nil { // w is left to the collector: nobody knows its state
+			r = refuse(fmt.Errorf("panic: %v", p))
+			return
+		}
+		w.release()
+	}()
+	if q.Subject == nil || q.Item == nil {
+		return refuse(errIncomplete)
+	}
+	var key [32]byte
+	if e.reusable {
+		var err error
+		if key, err = e.callKey(q, w); err != nil {
+			return refuse(err)
+		}
+		if m, ok := e.rulings.GetIfPresent(key); ok {
+			return policy.Ruling{Effect: m.effect, Reasons: m.reasons, Cached: true}
+		}
+	}
+	input, err := e.selection.input(q, w, false)
+	if err != nil {
+		return refuse(err)
+	}
+	m, err := e.rule(ctx, input)
+	if err != nil {
+		return refuse(err)
+	}
+	if e.reusable && m.small() {
+		e.rulings.Set(key, m)
+	}
+	return policy.Ruling{Effect: m.effect, Reasons: m.reasons}
+}
+
+func refuse(err error) policy.Ruling { return policy.Ruling{Effect: policy.Deny, Err: err} }
+
+func (m *policyRuling) small() bool {
+	size := 0
+	for _, r := range m.reasons {
+		size += len(r.Rule) + len(r.Message)
+	}
+	return size <= maxRemembered && len(m.reasons) <= maxReasons
+}
+
+// rule evaluates the entry point.
+func (e *Engine) rule(ctx context.Context, input *ast.Term) (*policyRuling, error) {
+	t, err := e.evaluate(ctx, e.ruling, input)
+	switch {
+	case err != nil:
+		return nil, err
+	case t == nil:
+		return nil, errUndefined
+	}
+	return readRuling(t)
+}
+
+// evaluate runs a query and returns the value of its x: nil if it is undefined, true if the query has no x.
+func (e *Engine) evaluate(ctx context.Context, q *question, input *ast.Term) (value *ast.Term, err error) {
+	limit := e.timeout
+	if deadline, ok := ctx.Deadline(); ok {
+		limit = min(limit, time.Until(deadline))
+	}
+	if err := ctx.Err(); err != nil || limit <= 0 {
+		return nil, errors.Join(errors.New("no time left"), err)
+	}
+	e.evaluations.Add(1)
+	cancel := topdown.NewCancel()
+	defer time.AfterFunc(limit, cancel.Cancel).Stop()
+	err = topdown.NewQuery(q.body).
+		WithCompiler(e.compiler).
+		WithStore(e.store).
+		WithTransaction(e.txn).
+		WithInput(input).
+		WithCancel(cancel).
+		WithMetrics(metrics.NoOp()).
+		WithStrictBuiltinErrors(true). // else a deny that trips over a bad value vanishes
+		Iter(ctx, func(r topdown.QueryResult) error {
+			if value = r["x"]; value == nil {
+				value = ast.InternedTerm(true)
+			}
+			return nil
+		})
+	if err != nil {
+		return nil, err
+	}
+	return value, nil
+}
+
+// readRuling takes apart the object that an entry point gives. What it does not know it refuses: an obligation is a condition.
+func readRuling(t *ast.Term) (*policyRuling, error) {
+	object, ok := t.Value.(ast.Object)
+	if !ok {
+		return nil, fmt.Errorf("the ruling is no object: %v", ast.ValueName(t.Value))
+	}
+	m := &policyRuling{}
+	err := object.Iter(func(k, v *ast.Term) error {
+		name, _ := k.Value.(ast.String)
+		switch name {
+		case "effect":
+			s, _ := v.Value.(ast.String)
+			m.effect = policy.Effect(s)
+		case "reasons":
+			return each(v, func(t *ast.Term) error {
+				r, err := readReason(t)
+				m.reasons = append(m.reasons, r)
+				return err
+			})
+		default:
+			return fmt.Errorf("the ruling holds %v, which this version does not know", k)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	switch m.effect {
+	case policy.Allow, policy.Deny, policy.Ask:
+		return m, nil
+	}
+	return nil, fmt.Errorf("the ruling's effect is %q", m.effect)
+}
+
+func each(t *ast.Term, f func(*ast.Term) error) error {
+	switch v := t.Value.(type) {
+	case *ast.Array:
+		return v.Iter(f)
+	case ast.Set:
+		return v.Iter(f) // in order
+	}
+	return errors.New("the ruling's reasons are neither array nor set")
+}
+
+func readReason(t *ast.Term) (policy.Reason, error) {
+	object, ok := t.Value.(ast.Object)
+	if !ok {
+		return policy.Reason{}, errors.New("a reason of the ruling is no object")
+	}
+	var r policy.Reason
+	err := object.Iter(func(k, v *ast.Term) error {
+		name, _ := k.Value.(ast.String)
+		s, ok := v.Value.(ast.String)
+		switch {
+		case ok && name == "rule":
+			r.Rule = string(s)
+		case ok && name == "message":
+			r.Message = string(s)
+		default:
+			return fmt.Errorf("a reason of the ruling holds %v, want the texts rule and message", k)
+		}
+		return nil
+	})
+	return r, err
+}
+
+// callKey is the key of a ruling.
+func (e *Engine) callKey(q *policy.Question, w *scratch) ([32]byte, error) {
+	b := append(w.key[:0], 'C')
+	b = append(b, e.revision...)
+	b, err := e.selection.appendCaller(b, q, w)
+	if err == nil {
+		b, err = e.appendItem(b, q.Item, w)
+	}
+	if err == nil && e.selection.read[resourceURI] {
+		if u, ok := uri(q); ok {
+			b = appendText(append(b, 1), u)
+		} else {
+			b = append(b, 0)
+		}
+	}
+	if err == nil && e.selection.read[arguments] {
+		b, err = w.appendMembers(b, q.Arguments, e.selection.of[arguments])
+	}
+	w.key = b
+	return sha256.Sum256(b), err
+}
+
+// itemKey is what keys hold of an item, as one engine sees it. After a reload another engine replaces it.
+type itemKey struct {
+	p atomic.Pointer[engineItem]
+}
+
+type engineItem struct {
+	engine *byte
+	key    []byte
+	err    error
+}
+
+func (e *Engine) appendItem(b []byte, i *catalog.Item, w *scratch) ([]byte, error) {
+	p := preparedOf(i)
+	k := p.key.p.Load()
+	if k == nil || k.engine != e.identity {
+		k = &engineItem{engine: e.identity}
+		k.key, k.err = e.selection.appendItem(nil, i, w)
+		p.key.p.Store(k)
+	}
+	return append(b, k.key...), k.err
+}

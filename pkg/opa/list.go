@@ -1,0 +1,153 @@
+package opa
+
+import (
+	"context"
+	"crypto/sha256"
+
+	"github.com/open-policy-agent/opa/v1/ast"
+	"github.com/open-policy-agent/opa/v1/rego"
+
+	"github.com/mcpgw/mcpgw/pkg/catalog"
+	"github.com/mcpgw/mcpgw/pkg/policy"
+)
+
+var (
+	argumentsUnknown = []*ast.Term{ast.MustParseTerm("input.arguments")}
+	uriUnknown       = []*ast.Term{ast.MustParseTerm("input.arguments"), ast.MustParseTerm("input.resource.uri")}
+)
+
+// ListKey digests what Visible reads of everything but the item.
+func (e *Engine) ListKey(q *policy.Question) (key [32]byte, ok bool) {
+	if !e.reusable || q.Subject == nil {
+		return key, false
+	}
+	w := scratches.Get().(*scratch)
+	defer w.release()
+	key, err := e.listKey(q, w)
+	return key, err == nil
+}
+
+func (e *Engine) listKey(q *policy.Question, w *scratch) ([32]byte, error) {
+	b := append(w.key[:0], 'L')
+	b = append(b, e.revision...)
+	b, err := e.selection.appendCaller(b, q, w)
+	w.key = b
+	return sha256.Sum256(b), err
+}
+
+// Visible says whether some call of the item may be allowed or asked about, as far as can be told without the arguments.
+func (e *Engine) Visible(ctx context.Context, q *policy.Question) (visible bool) {
+	w := scratches.Get().(*scratch)
+	defer func() {
+		if recover() != nil { // hidden, as every call would be refused
+			visible = false
+			return
+		}
+		w.release()
+	}()
+	if q.Subject == nil || q.Item == nil {
+		return false
+	}
+	var key [32]byte
+	if e.reusable {
+		caller, err := e.listKey(q, w)
+		if err != nil {
+			return false
+		}
+		b, err := e.appendItem(append(w.key[:0], caller[:]...), q.Item, w)
+		if err != nil {
+			return false
+		}
+		b = append(b, byte(q.Item.Kind)) // says what is unknown
+		if q.Item.Kind == catalog.Resource && e.selection.read[resourceURI] {
+			b = appendText(b, q.Item.Name)
+		}
+		w.key = b
+		key = sha256.Sum256(b)
+		if visible, ok := e.views.GetIfPresent(key); ok {
+			return visible
+		}
+	}
+	input, err := e.selection.input(q, w, true)
+	if err != nil {
+		return false
+	}
+	visible, keep := e.visible(ctx, q.Item.Kind, input)
+	if keep && e.reusable {
+		e.views.Set(key, visible)
+	}
+	return visible
+}
+
+// visible asks first what does not depend on the unknown: that is a plain evaluation, and it usually decides. An error there is
+// one that every call would meet, so it hides. Where partial evaluation fails nothing is known, so the item shows. keep is false
+// if anything failed.
+func (e *Engine) visible(ctx context.Context, kind catalog.Kind, input *ast.Term) (visible, keep bool) {
+	what, unknowns := withArguments, argumentsUnknown
+	if kind == catalog.Template {
+		what, unknowns = withURI, uriUnknown
+	}
+	if !e.ruling.unknown[what] {
+		m, err := e.rule(ctx, input)
+		return err == nil && m.effect != policy.Deny, err == nil
+	}
+	keep = true
+	possible := func(q *question) bool {
+		queries, err := e.partially(ctx, q, input, unknowns)
+		keep = keep && err == nil
+		return err != nil || len(queries) > 0
+	}
+	if !e.main {
+		return possible(e.ruling), keep
+	}
+
+	open, maybe := false, false
+	for _, q := range []*question{e.allow, e.ask} {
+		if q.unknown[what] {
+			maybe = true
+			continue
+		}
+		t, err := e.evaluate(ctx, q, input)
+		if err != nil {
+			return false, false
+		}
+		open = open || t != nil
+	}
+	if !open && !maybe {
+		return false, true
+	}
+	if !e.deny.unknown[what] {
+		if t, err := e.evaluate(ctx, e.deny, input); err != nil || t != nil {
+			return false, err == nil
+		}
+	}
+	if !open {
+		open = e.allow.unknown[what] && possible(e.allow) || e.ask.unknown[what] && possible(e.ask)
+	}
+	if !open {
+		return false, keep
+	}
+	if e.deny.unknown[what] {
+		queries, err := e.partially(ctx, e.deny, input, unknowns)
+		keep = keep && err == nil
+		for _, body := range queries {
+			if len(body) == 0 { // true whatever the arguments are
+				return false, keep
+			}
+		}
+	}
+	return true, keep
+}
+
+// partially evaluates a query as far as the unknown allows. What it returns are the conditions that are left, each of which would
+// make the query true: none means never, an empty one always.
+func (e *Engine) partially(ctx context.Context, q *question, input *ast.Term, unknowns []*ast.Term) ([]ast.Body, error) {
+	e.evaluations.Add(1)
+	ctx, cancel := context.WithTimeout(ctx, e.timeout)
+	defer cancel()
+	r, err := q.partial.Partial(ctx, rego.EvalParsedInput(input.Value), rego.EvalParsedUnknowns(unknowns), rego.EvalTransaction(e.txn))
+	if err != nil {
+		return nil, err
+	}
+	return r.Queries, nil
+}

@@ -1,0 +1,121 @@
+package server
+
+import (
+	"context"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/mcpgw/mcpgw/pkg/catalog"
+	"github.com/mcpgw/mcpgw/pkg/config"
+	"github.com/mcpgw/mcpgw/pkg/gateway"
+	"github.com/mcpgw/mcpgw/pkg/stdio"
+	"github.com/mcpgw/mcpgw/pkg/upstream"
+	configv1 "github.com/mcpgw/mcpgw/proto/mcpgw/config/v1"
+)
+
+// startStdio starts the local processes that b has and the present world has not, or has otherwise.
+func (s *Server) startStdio(b *built) {
+	old := s.now()
+	for _, srv := range b.config.Proto.Servers {
+		t := srv.GetStdio()
+		if t == nil || old != nil && !changed(old, b, srv.Name) {
+			continue
+		}
+		if old != nil {
+			s.crew.stop("stdio " + srv.Name) // one socket, one owner
+		}
+		st := stdio.New(s.stdioOptions(b, srv, t))
+		s.mu.Lock()
+		s.stdio[srv.Name] = st
+		s.mu.Unlock()
+		s.crew.start("stdio "+srv.Name, st.Run)
+	}
+}
+
+func (s *Server) stdioOptions(b *built, srv *configv1.Server, t *configv1.StdioTransport) stdio.Options {
+	o := stdio.Options{
+		Name: srv.Name, Command: t.Command, Args: t.Args, Dir: t.Cwd, User: t.User, Env: map[string]string{},
+		Socket: stdioSocket(s.sockets, srv.Name), MaxProcesses: int(t.GetMaxProcesses()),
+		MaxRequest: int(b.config.Proto.Limits.GetBodyBytes()), MaxMessage: int(b.config.Proto.Limits.GetServerMessageBytes()),
+		CallTimeout: srv.Timeouts.GetCallIdle().AsDuration(), Version: s.opts.Version, Log: s.log.With("component", "stdio", "server", srv.Name),
+	}
+	if len(t.EnvPassthrough) > 0 {
+		o.Passthrough = append(append([]string{}, stdio.DefaultPassthrough...), t.EnvPassthrough...)
+	}
+	if t.Share == "session" {
+		o.Share = stdio.ShareSession
+	}
+	if s.opts.Envoy {
+		o.PeerPID = s.envoyPID
+	}
+	for name, v := range t.Env {
+		if secret, err := config.ReadValue(v); err == nil { // config.Load has read it once; what vanished since is left out and the child says so
+			o.Env[name] = secret.Reveal()
+		}
+	}
+	return o
+}
+
+// stopStdio ends the local processes that old has and next has not.
+func (s *Server) stopStdio(old, next *built) {
+	if old == nil {
+		return
+	}
+	for _, srv := range old.config.Proto.Servers {
+		if srv.GetStdio() != nil && (next == nil || next.server(srv.Name).GetStdio() == nil) {
+			s.crew.stop("stdio " + srv.Name)
+			s.mu.Lock()
+			delete(s.stdio, srv.Name)
+			s.mu.Unlock()
+		}
+	}
+}
+
+// watch gives every server of b a watcher, and ends those of servers that went or changed.
+func (s *Server) watch(old, b *built) {
+	if old != nil {
+		for _, srv := range old.config.Proto.Servers {
+			if changed(old, b, srv.Name) {
+				s.crew.stop("watch " + srv.Name)
+				s.mu.Lock()
+				delete(s.clients, srv.Name)
+				s.mu.Unlock()
+			}
+		}
+	}
+	for _, srv := range b.config.Proto.Servers {
+		if old != nil && !changed(old, b, srv.Name) {
+			continue
+		}
+		c := upstream.NewClient(upstream.Options{
+			Server: srv.Name, URL: "http://egress/", Transport: s.egress, Trust: b.trust[srv.Name], Version: s.opts.Version,
+			Header: http.Header{http.CanonicalHeaderKey(gateway.HeaderBackend): {gateway.BackendPrefix + srv.Name}, http.CanonicalHeaderKey(gateway.HeaderToken): {s.token}},
+		})
+		s.mu.Lock()
+		s.clients[srv.Name] = c
+		s.mu.Unlock()
+		w := upstream.NewWatcher(c, func(src *catalog.Source) { s.learned(srv, src) }, srv.Refresh.AsDuration(), s.log)
+		s.crew.start("watch "+srv.Name, w.Run)
+	}
+}
+
+// client is how the broker reaches a server.
+func (s *Server) client(name string) *upstream.Client {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.clients[name]
+}
+
+// egressTransport goes by Envoy's egress socket.
+func egressTransport(socket string) *http.Transport {
+	return &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			var d net.Dialer
+			return d.DialContext(ctx, "unix", socket)
+		},
+		DisableCompression:  true, // bytes pass as the server sent them
+		MaxIdleConnsPerHost: 256, MaxIdleConns: 256, IdleConnTimeout: 60 * time.Second,
+		ReadBufferSize: 16 << 10, WriteBufferSize: 16 << 10,
+	}
+}

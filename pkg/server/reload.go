@@ -1,0 +1,122 @@
+package server
+
+import (
+	"context"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"syscall"
+	"time"
+
+	"github.com/fsnotify/fsnotify"
+)
+
+// quiet is how long files must lie still before they are read: editors and mounts write in several steps.
+const quiet = 200 * time.Millisecond
+
+// reloads builds and installs a new world whenever a file changes or SIGHUP comes, until ctx ends. A fault keeps the old world, and is
+// shown by log, metric and catalog.
+func (s *Server) reloads(ctx context.Context) error {
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP)
+	defer signal.Stop(hup)
+	w, err := fsnotify.NewWatcher()
+	if err != nil {
+		return err
+	}
+	defer func() { _ = w.Close() }() // nothing is read from it any more
+	s.follow(w)
+	var settled <-chan time.Time
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case err := <-s.envoyFailed():
+			return err
+		case <-hup:
+			settled = time.After(0)
+		case e := <-w.Events:
+			if s.concerns(e.Name) {
+				settled = time.After(quiet)
+			}
+		case err := <-w.Errors:
+			s.log.Warn("files are not watched", "error", err)
+		case <-settled:
+			settled = nil
+			s.reload(ctx)
+			s.follow(w)
+		}
+	}
+}
+
+// reload makes the configuration that the files hold the one in force, or says why not.
+func (s *Server) reload(ctx context.Context) {
+	c, err := s.opts.Load()
+	var b *built
+	if err == nil {
+		b, err = s.build(ctx, c)
+	}
+	if err == nil {
+		if err = s.install(ctx, b); err != nil {
+			b.close()
+		}
+	}
+	s.mu.Lock()
+	s.fault = err
+	s.mu.Unlock()
+	s.telemetry.Metrics.Reload(err == nil, time.Now())
+	if err != nil {
+		s.log.Error("the configuration is not taken; the one before stays in force", "error", err)
+	}
+}
+
+// files is what the world in force was read from.
+func (s *Server) files() []string {
+	b := s.now()
+	files := slices.Clone(b.config.Files)
+	dir := b.config.Proto.Policy.Directory
+	_ = filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
+		if err == nil && d.IsDir() {
+			files = append(files, path)
+		}
+		return nil // what cannot be read shows when it is loaded
+	})
+	return files
+}
+
+// follow watches the directories of all files: a file that is replaced by another keeps its name, not its identity. Mounted secrets
+// change by a link in between, so links are followed.
+func (s *Server) follow(w *fsnotify.Watcher) {
+	want := map[string]bool{}
+	for _, f := range s.files() {
+		want[filepath.Dir(f)] = true
+		if st, err := os.Stat(f); err == nil && st.IsDir() {
+			want[f] = true
+		}
+		if real, err := filepath.EvalSymlinks(f); err == nil {
+			want[filepath.Dir(real)] = true
+		}
+	}
+	for _, d := range w.WatchList() {
+		if !want[d] {
+			_ = w.Remove(d) // gone already is as good
+		}
+	}
+	for d := range want {
+		if err := w.Add(d); err != nil {
+			s.log.Warn("a directory is not watched; send SIGHUP after a change", "directory", d, "error", err)
+		}
+	}
+}
+
+// concerns reports whether a changed path can change the world: a file it was read from, anything below a directory it was read
+// from, or a link that a mount swaps.
+func (s *Server) concerns(path string) bool {
+	for _, f := range s.files() {
+		if path == f || filepath.Dir(path) == f || filepath.Dir(path) == filepath.Dir(f) && filepath.Base(path)[0] == '.' {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,370 @@
+// Package server assembles the gateway: a configuration becomes every room, and one function runs them all.
+//
+// Its files: translate.go (configuration → the rooms' words), world.go (a whole new world built, then switched to), peers.go (local
+// processes, watchers, clients of servers), crew.go (what runs in the background), envoy.go (the child), reload.go (when to build anew).
+package server
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/keepalive"
+
+	"github.com/mcpgw/mcpgw/pkg/admin"
+	"github.com/mcpgw/mcpgw/pkg/broker"
+	"github.com/mcpgw/mcpgw/pkg/catalog"
+	"github.com/mcpgw/mcpgw/pkg/config"
+	"github.com/mcpgw/mcpgw/pkg/extproc"
+	"github.com/mcpgw/mcpgw/pkg/gateway"
+	"github.com/mcpgw/mcpgw/pkg/limit"
+	"github.com/mcpgw/mcpgw/pkg/session"
+	"github.com/mcpgw/mcpgw/pkg/stdio"
+	"github.com/mcpgw/mcpgw/pkg/telemetry"
+	"github.com/mcpgw/mcpgw/pkg/upstream"
+	"github.com/mcpgw/mcpgw/pkg/xds"
+	configv1 "github.com/mcpgw/mcpgw/proto/mcpgw/config/v1"
+)
+
+// Options say what to run. File, Load, Log and Out must be set.
+type Options struct {
+	// Load reads the configuration, again at each reload.
+	Load    func() (*config.Config, error)
+	Version string
+	Log     *slog.Logger
+	Out     io.Writer // gets the one line that begins "ready"
+	Envoy   bool      // start Envoy as a child; else one that someone else runs connects
+}
+
+// Server is a running gateway.
+type Server struct {
+	opts      Options
+	log       *slog.Logger
+	sockets   xds.Sockets
+	token     string
+	gateway   *gateway.Gateway
+	broker    *broker.Broker
+	sessions  *session.Memory
+	streams   *limit.Slots
+	bodies    *limit.Bytes
+	publisher *xds.Publisher
+	telemetry *telemetry.Telemetry
+	extproc   *extproc.Server
+	egress    *http.Transport
+	crew      *crew
+	envoy     *child // nil without Envoy
+
+	mu      sync.Mutex // guards all below
+	world   *built     // what is in force
+	sources map[string]*catalog.Source
+	stdio   map[string]*stdio.Server
+	clients map[string]*upstream.Client
+	fault   error // of the last reload
+}
+
+// Run serves until ctx ends, then drains, and returns once nothing of it runs any more. The error says why it could not start or go on.
+func Run(ctx context.Context, o Options) error {
+	c, err := o.Load()
+	if err != nil {
+		return err
+	}
+	s, cleanup, err := newServer(ctx, o, c)
+	if err != nil {
+		return err
+	}
+	defer cleanup()
+	return s.run(ctx, c)
+}
+
+func newServer(ctx context.Context, o Options, c *config.Config) (s *Server, cleanup func(), err error) {
+	p := c.Proto
+	s = &Server{opts: o, log: o.Log, sources: map[string]*catalog.Source{}, stdio: map[string]*stdio.Server{}, clients: map[string]*upstream.Client{}}
+	dir, temporary, err := runDir(p.Envoy.GetRunDir())
+	if err != nil {
+		return nil, nil, err
+	}
+	s.sockets = Sockets(dir)
+	var undo []func()
+	cleanup = func() {
+		for _, f := range slices.Backward(undo) {
+			f()
+		}
+	}
+	if temporary {
+		undo = append(undo, func() { _ = os.RemoveAll(dir) })
+	}
+	defer func() {
+		if err != nil {
+			cleanup()
+		}
+	}()
+	if s.token, err = Token(dir, !temporary); err != nil {
+		return nil, nil, err
+	}
+	tracing := telemetry.TracingOptions{Collector: p.Telemetry.GetOtlp().GetEndpoint(), Version: o.Version, Ratio: p.Telemetry.GetOtlp().GetSamplingPercent() / 100, Log: s.log}
+	if t := p.Telemetry.GetOtlp().GetTls(); t != nil {
+		if tracing.TLS, err = collectorTLS(t); err != nil {
+			return nil, nil, err
+		}
+	}
+	var shutdown func(context.Context) error
+	if s.telemetry, shutdown, err = telemetry.New(ctx, tracing, s.log); err != nil {
+		return nil, nil, err
+	}
+	undo = append(undo, func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
+		defer cancel()
+		if err := shutdown(ctx); err != nil {
+			s.log.Warn("spans may be lost", "error", err)
+		}
+	})
+
+	l := p.Limits
+	s.sessions = session.NewMemory(session.MemoryOptions{Max: int(l.GetSessions()), MaxPerPrincipal: int(l.GetSessionsPerPrincipal()), Idle: l.GetSessionIdle().AsDuration(),
+		Ended: func(ended *session.Session, _ session.Reason) { s.broker.Ended(ended) }})
+	s.streams = limit.NewSlots(int(l.GetStreamsPerPrincipal()))
+	s.bodies = limit.NewBytes(int64(l.GetBodiesInFlightBytes()))
+	s.gateway, err = gateway.New(gateway.Options{
+		Sessions: s.sessions, Bytes: s.bodies, ParkTime: l.GetPark().AsDuration(), SessionLifetime: l.GetSessionLifetime().AsDuration(),
+		Failures: limit.NewFailureLimiter(limit.FailureOptions{Burst: int(l.GetFailedCredentialsPerMinute()), Every: time.Minute / time.Duration(max(1, l.GetFailedCredentialsPerMinute()))}),
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	s.broker = broker.New(broker.Options{Gateway: s.gateway, Sessions: s.sessions, Streams: s.streams, Log: s.log.With("component", "broker"), Server: s.client,
+		Keepalive: l.GetStreamKeepalive().AsDuration(), CallTotal: l.GetCallTotal().AsDuration(), MaxEvent: int(l.GetServerMessageBytes())})
+	s.publisher = xds.NewPublisher(s.log.With("component", "xds"))
+	s.extproc = extproc.New(s.gateway, s.report, s.log.With("component", "extproc"))
+	s.egress = egressTransport(s.sockets.Egress)
+	s.crew = newCrew(ctx, s.log)
+	s.telemetry.Metrics.Watch(telemetry.Sources{
+		InFlight: s.extproc.InFlight, Broken: s.extproc.Broken, BodyBytes: s.bodies.InUse, Sessions: s.sessions.Len, Streams: s.streams.InUse,
+		Parked: s.gateway.Parked, SpansLost: s.telemetry.Tracing.Lost,
+	})
+	return s, cleanup, nil
+}
+
+// Sockets are the sockets in a run directory.
+func Sockets(dir string) xds.Sockets {
+	return xds.Sockets{
+		GRPC: filepath.Join(dir, "mcpgw.sock"), Broker: filepath.Join(dir, "broker.sock"),
+		Egress: filepath.Join(dir, "egress.sock"), Admin: filepath.Join(dir, "envoy.sock"),
+	}
+}
+
+// runDir makes the directory for the sockets, mode 0700; a fresh temporary one where none is configured.
+func runDir(configured string) (dir string, temporary bool, err error) {
+	if configured == "" {
+		dir, err = os.MkdirTemp("", "mcpgw-")
+		return dir, true, err
+	}
+	if err := os.MkdirAll(configured, 0o700); err != nil {
+		return "", false, err
+	}
+	info, err := os.Stat(configured)
+	if err != nil {
+		return "", false, err
+	}
+	if info.Mode().Perm()&0o077 != 0 {
+		return "", false, fmt.Errorf("envoy.run_dir %s has mode %04o; others could reach the sockets: chmod 700 %s", configured, info.Mode().Perm(), configured)
+	}
+	return configured, false, nil
+}
+
+// Token is what the broker shows at Envoy's egress. With keep it lives in a file of the run directory, so that a static Envoy
+// configuration and a later start agree on it; else it is new at every start.
+func Token(dir string, keep bool) (string, error) {
+	file := filepath.Join(dir, "egress-token")
+	if keep {
+		b, err := os.ReadFile(file)
+		if err == nil {
+			return string(b), nil
+		}
+		if !errors.Is(err, os.ErrNotExist) {
+			return "", err
+		}
+	}
+	var b [32]byte
+	_, _ = rand.Read(b[:]) // never fails
+	token := hex.EncodeToString(b[:])
+	if !keep {
+		return token, nil
+	}
+	return token, os.WriteFile(file, []byte(token), 0o600)
+}
+
+func (s *Server) run(ctx context.Context, c *config.Config) (err error) {
+	// Workers outlive ctx: streams in flight need them while Envoy drains.
+	crewCtx, stopCrew := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopCrew()
+	s.crew.ctx = crewCtx
+	defer s.crew.stopAll()
+
+	if err := s.serveSockets(c.Proto); err != nil {
+		return err
+	}
+	s.crew.start("sessions", s.sessions.Run)
+	first, err := s.build(ctx, c)
+	if err != nil {
+		return err
+	}
+	if s.opts.Envoy {
+		if err := s.startEnvoy(ctx, c); err != nil {
+			return err
+		}
+	}
+	if err := s.install(ctx, first); err != nil {
+		return err
+	}
+	s.telemetry.Metrics.Reload(true, time.Now())
+	for _, w := range c.Warnings {
+		s.log.Warn("configuration", "warning", w.Error())
+	}
+	if s.opts.Envoy {
+		if err := s.awaitEnvoy(ctx); err != nil {
+			return err
+		}
+	}
+	s.awaitCatalog(ctx)
+	fmt.Fprintln(s.opts.Out, "ready "+s.urls(ctx))
+
+	err = s.reloads(ctx)
+	s.drain()
+	return err
+}
+
+// serveSockets opens the sockets on which Envoy finds us, and the operator.
+func (s *Server) serveSockets(c *configv1.Config) error {
+	g := grpc.NewServer(
+		grpc.MaxRecvMsgSize(int(c.Limits.GetBodyBytes())+1<<20), // a message is a body and its wrapping
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
+	)
+	s.extproc.Register(g)
+	s.publisher.Register(g)
+	l, err := listenUnix(s.sockets.GRPC)
+	if err != nil {
+		return err
+	}
+	s.crew.start("grpc", func(ctx context.Context) error {
+		stop := context.AfterFunc(ctx, g.Stop)
+		defer stop()
+		return g.Serve(l)
+	})
+	if l, err = listenUnix(s.sockets.Broker); err != nil {
+		return err
+	}
+	s.serveHTTP("broker", l, &http.Server{Handler: s.broker, ReadHeaderTimeout: 10 * time.Second})
+
+	a, err := config.ParseAddress(c.Admin.Address)
+	if err != nil {
+		return fmt.Errorf("admin.address: %w", err)
+	}
+	if a.Network == "unix" {
+		l, err = listenUnix(a.Address)
+	} else {
+		l, err = net.Listen(a.Network, a.Address)
+	}
+	if err != nil {
+		return fmt.Errorf("admin.address %s: %w; name another address, or end what listens there", a, err)
+	}
+	s.serveHTTP("admin", l, &http.Server{ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 10 * time.Second, Handler: admin.Handler(admin.Options{
+		Ready: s.ready, Metrics: s.telemetry.Metrics.Handler(), Catalog: s.catalogReport,
+	})})
+	return nil
+}
+
+func (s *Server) serveHTTP(name string, l net.Listener, h *http.Server) {
+	h.ErrorLog = slog.NewLogLogger(s.log.With("component", name).Handler(), slog.LevelDebug)
+	s.crew.start(name, func(ctx context.Context) error {
+		stop := context.AfterFunc(ctx, func() { _ = h.Close() }) // the listener's error shows in Serve
+		defer stop()
+		if err := h.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+			return err
+		}
+		return nil
+	})
+}
+
+// listenUnix listens on a socket of mode 0600, replacing one that an earlier process left.
+func listenUnix(path string) (net.Listener, error) {
+	if c, err := net.DialTimeout("unix", path, time.Second); err == nil {
+		_ = c.Close()
+		return nil, fmt.Errorf("%s is served by another process; end it or name another run_dir", path)
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.Chmod(path, 0o600); err != nil {
+		_ = l.Close()
+		return nil, err
+	}
+	return l, nil
+}
+
+// ready is nil once a world is in force.
+func (s *Server) ready() error {
+	if s.now() == nil {
+		return errors.New("starting")
+	}
+	if s.envoy != nil && s.publisher.Stats().Connected == 0 {
+		return errors.New("no Envoy is connected")
+	}
+	return nil
+}
+
+// CatalogReport is what `mcpgw catalog` shows.
+type CatalogReport struct {
+	*catalog.Report
+	Configuration string `json:"configuration"`   // version in force
+	Fault         string `json:"fault,omitempty"` // why the last reload was refused
+}
+
+func (s *Server) catalogReport() any {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r := CatalogReport{}
+	if s.fault != nil {
+		r.Fault = s.fault.Error()
+	}
+	if s.world != nil {
+		r.Configuration = s.world.config.Version
+		r.Report = s.gateway.Snapshot().Catalog.Report()
+	}
+	return r
+}
+
+// awaitCatalog waits until every server was read once, or a little: who starts later is served when it comes.
+func (s *Server) awaitCatalog(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	for {
+		changed := s.gateway.Changed()
+		s.mu.Lock()
+		waiting := slices.ContainsFunc(s.ordered(), func(src *catalog.Source) bool { return src.Fetched.IsZero() && src.Degraded == "" })
+		s.mu.Unlock()
+		if !waiting {
+			return
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return
+		}
+	}
+}

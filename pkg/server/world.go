@@ -1,0 +1,222 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/mcpgw/mcpgw/pkg/catalog"
+	"github.com/mcpgw/mcpgw/pkg/config"
+	"github.com/mcpgw/mcpgw/pkg/gateway"
+	"github.com/mcpgw/mcpgw/pkg/identity"
+	"github.com/mcpgw/mcpgw/pkg/opa"
+	"github.com/mcpgw/mcpgw/pkg/xds"
+	configv1 "github.com/mcpgw/mcpgw/proto/mcpgw/config/v1"
+)
+
+// built is one configuration turned into everything that can be built before anything changes: the whole new world.
+type built struct {
+	config    *config.Config
+	settings  *gateway.Settings
+	engine    *opa.Engine
+	auth      map[string]*identity.Authenticator // by listener
+	endpoints []catalog.Endpoint
+	trust     map[string]catalog.Trust
+	resources *xds.Resources
+	routes    gateway.Routes
+}
+
+// LoadPolicy compiles what a configuration names. The error holds every fault.
+func LoadPolicy(p *configv1.Policy) (*opa.Engine, error) {
+	modules, err := opa.ReadDir(p.Directory)
+	if err != nil {
+		return nil, fmt.Errorf("policy: %w", err)
+	}
+	data, err := opa.ReadFiles(p.DataFiles...)
+	if err != nil {
+		return nil, fmt.Errorf("policy data: %w", err)
+	}
+	entry := p.EntryPoint
+	if entry != "" && !strings.HasPrefix(entry, "data.") {
+		entry = "data." + strings.ReplaceAll(entry, "/", ".")
+	}
+	return opa.Load(opa.Options{Modules: modules, Data: data, Entrypoint: entry, Timeout: p.Timeout.AsDuration()})
+}
+
+// build makes a world of a configuration. Nothing that runs is touched.
+func (s *Server) build(ctx context.Context, c *config.Config) (*built, error) {
+	b := &built{config: c, auth: map[string]*identity.Authenticator{}, endpoints: endpoints(c.Proto), trust: map[string]catalog.Trust{}, routes: routes(c.Proto)}
+	var errs []error
+	var err error
+	if b.settings, err = settings(c, s.opts.Version); err != nil {
+		errs = append(errs, err)
+	}
+	if b.engine, err = LoadPolicy(c.Proto.Policy); err != nil {
+		errs = append(errs, err)
+	}
+	w, err := world(c.Proto, s.sockets, s.token, true)
+	if err != nil {
+		errs = append(errs, err)
+	} else if b.resources, err = xds.Render(w); err != nil {
+		errs = append(errs, err)
+	}
+	for _, e := range b.endpoints {
+		if err := e.Check(); err != nil {
+			errs = append(errs, fmt.Errorf("endpoint %s: %w", e.Name, err))
+		}
+	}
+	for _, srv := range c.Proto.Servers {
+		t, err := trust(srv)
+		if err != nil {
+			errs = append(errs, err)
+		}
+		b.trust[srv.Name] = t
+	}
+	for _, l := range c.Proto.Listeners {
+		a, err := s.authenticator(c.Proto.Authentication, l)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("listener %s: %w", l.Name, err))
+			continue
+		}
+		b.auth[l.Name] = a
+		if b.settings != nil {
+			b.settings.Listeners[l.Name].Auth = a
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		b.close()
+		return nil, err
+	}
+	for name, a := range b.auth { // keys that cannot be read now are read later: other credentials work
+		lctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+		if err := a.Load(lctx); err != nil {
+			s.log.Warn("an issuer's keys cannot be read", "listener", name, "error", err)
+		}
+		cancel()
+	}
+	return b, nil
+}
+
+func (b *built) close() {
+	for _, a := range b.auth {
+		a.Close()
+	}
+}
+
+// authenticator judges the credentials of one listener.
+func (s *Server) authenticator(c *configv1.Authentication, l *configv1.Listener) (*identity.Authenticator, error) {
+	o := identity.Options{Log: s.log.With("component", "identity")}
+	for _, k := range c.ApiKeys {
+		digest, err := identity.ParseDigest(strings.TrimPrefix(k.Digest, "sha256:"))
+		if err != nil {
+			return nil, fmt.Errorf("API key %s: %w", k.Id, err)
+		}
+		o.APIKeys = append(o.APIKeys, identity.APIKey{ID: k.Id, Digest: digest, Principal: identity.Principal{Type: k.Type, Roles: k.Roles, Tenant: k.Tenant, Client: k.Client}})
+	}
+	for _, j := range c.Jwt {
+		o.JWT = append(o.JWT, identity.JWTIssuer{Issuer: j.Issuer, Audiences: j.Audiences, KeysFile: j.GetJwksFile(), KeysURL: j.GetJwksUrl(), Algorithms: j.Algorithms,
+			Claims: identity.ClaimPaths{Subject: j.Claims.Subject, Client: j.Claims.Client, Tenant: j.Claims.Tenant, Roles: j.Claims.Roles, Scopes: j.Claims.Scopes},
+			Leeway: j.Leeway.AsDuration()})
+	}
+	if l.Anonymous != nil {
+		o.Anonymous = &identity.Principal{Roles: l.Anonymous.Roles, Tenant: l.Anonymous.Tenant}
+	}
+	return identity.New(o)
+}
+
+// install moves the gateway from its present world to b: processes and clusters first, then routes, then the pointer, then what is
+// gone. On an error everything is as it was.
+func (s *Server) install(ctx context.Context, b *built) error {
+	old := s.now()
+	s.startStdio(b)
+	rep, err := s.publisher.Publish(ctx, b.resources, func() { s.swap(b) })
+	if err != nil {
+		s.stopStdio(b, old) // what was started for b alone
+		return err
+	}
+	s.log.Info("configuration is in force", "version", b.config.Version, "envoys", rep.Envoys, "acknowledged", rep.Acknowledged,
+		"resources", rep.Resources, "bytes", rep.Bytes, "drained", rep.Drained, "took", rep.Took)
+	s.stopStdio(old, b)
+	s.watch(old, b)
+	for name, a := range b.auth {
+		s.crew.start("identity "+b.config.Version+" "+name, a.Run)
+	}
+	if old != nil {
+		for name := range old.auth {
+			s.crew.stop("identity " + old.config.Version + " " + name)
+		}
+		old.close()
+	}
+	return nil
+}
+
+// swap turns decisions over to b. It runs between the two halves of a publication.
+func (s *Server) swap(b *built) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	old := s.world
+	sources := map[string]*catalog.Source{}
+	for _, srv := range b.config.Proto.Servers {
+		src := s.sources[srv.Name]
+		if src == nil || old == nil || changed(old, b, srv.Name) {
+			src = &catalog.Source{Server: srv.Name} // what is known of another server, or on another's word, does not count
+		}
+		sources[srv.Name] = src
+	}
+	s.sources, s.world = sources, b
+	s.gateway.Swap(func(now gateway.Snapshot) gateway.Snapshot {
+		return gateway.Snapshot{Settings: b.settings, Policy: b.engine, Routes: b.routes, Catalog: catalog.Build(b.endpoints, s.ordered(), now.Catalog)}
+	})
+}
+
+// learned takes what a watcher found out about its server. A watcher of a world that is gone speaks to nobody.
+func (s *Server) learned(of *configv1.Server, src *catalog.Source) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.world == nil || !slices.ContainsFunc(s.world.config.Proto.Servers, func(p *configv1.Server) bool { return proto.Equal(p, of) }) {
+		return
+	}
+	s.sources[src.Server] = src.Reuse(s.sources[src.Server])
+	s.gateway.Swap(func(now gateway.Snapshot) gateway.Snapshot {
+		now.Catalog = catalog.Build(s.world.endpoints, s.ordered(), now.Catalog)
+		return now
+	})
+}
+
+// ordered is the sources in configuration order. s.mu is held.
+func (s *Server) ordered() []*catalog.Source {
+	var out []*catalog.Source
+	for _, srv := range s.world.config.Proto.Servers {
+		out = append(out, s.sources[srv.Name])
+	}
+	return out
+}
+
+func (s *Server) now() *built {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.world
+}
+
+// server finds a server in a world, nil where it has none.
+func (b *built) server(name string) *configv1.Server {
+	if b == nil {
+		return nil
+	}
+	for _, s := range b.config.Proto.Servers {
+		if s.Name == name {
+			return s
+		}
+	}
+	return nil
+}
+
+// changed reports whether a server of that name differs between two worlds in anything, its existence included.
+func changed(a, b *built, name string) bool {
+	return !proto.Equal(a.server(name), b.server(name))
+}
