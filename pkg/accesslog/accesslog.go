@@ -307,9 +307,6 @@ func read(e *datav3.HTTPAccessLogEntry, log string) *Outcome {
 	default:
 		return nil
 	}
-	if c.GetIntermediateLogEntry() {
-		return nil
-	}
 	ours := c.GetMetadata().GetFilterMetadata()["mcpgw"].GetFields()
 	theirs := c.GetMetadata().GetFilterMetadata()["mcpgw_resp"].GetFields()
 	o := &Outcome{

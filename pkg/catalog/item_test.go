@@ -76,8 +76,11 @@ func TestNewItemReads(t *testing.T) {
 		{"nothing trusted", Trust{}, ""},
 		{"trusted", Trust{Annotations: true}, `{"title":"T","readOnlyHint":true,"n":9007199254740993}`},
 		{"set", Trust{Set: map[string]json.RawMessage{"a": []byte(`{"readOnlyHint":false}`)}}, `{"readOnlyHint":false}`},
-		{"both", Trust{Annotations: true, Set: map[string]json.RawMessage{"a": []byte(`{"readOnlyHint":false,"z":1}`)}},
-			`{"readOnlyHint":false,"z":1,"title":"T","n":9007199254740993}`},
+		{
+			"both",
+			Trust{Annotations: true, Set: map[string]json.RawMessage{"a": []byte(`{"readOnlyHint":false,"z":1}`)}},
+			`{"readOnlyHint":false,"z":1,"title":"T","n":9007199254740993}`,
+		},
 		{"set for another", Trust{Set: map[string]json.RawMessage{"b": []byte(`{"readOnlyHint":false}`)}}, ""},
 	} {
 		i, err := NewItem("s", Tool, []byte(definition), c.trust)

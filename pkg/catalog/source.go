@@ -10,8 +10,12 @@ import (
 	"github.com/mcpgw/mcpgw/pkg/mcp"
 )
 
-// MaxItems bounds how many items of one kind are taken from one server.
-const MaxItems = 10_000
+const (
+	// MaxItems bounds how many items of one kind are taken from one server.
+	MaxItems = 10_000
+	// MaxTemplates is the bound for templates: a URI may have to be matched against each of them.
+	MaxTemplates = 200
+)
 
 // Source is what one server is known to offer. It is immutable once published.
 //
@@ -41,15 +45,20 @@ type Quarantined struct {
 }
 
 // Collect reads the definitions of one kind in the server's order. A definition that a client could not
-// accept, or that repeats a name, is quarantined; so is all beyond MaxItems, in one entry.
+// accept, or that repeats a name, is quarantined; so is all beyond MaxItems or
+// MaxTemplates, in one entry.
 func Collect(server string, kind Kind, definitions [][]byte, trust Trust) ([]*Item, []Quarantined) {
 	items := make([]*Item, 0, len(definitions))
 	var out []Quarantined
 	seen := make(map[string]bool, len(definitions))
+	most := MaxItems
+	if kind == Template {
+		most = MaxTemplates
+	}
 	for n, d := range definitions {
-		if n == MaxItems {
-			out = append(out, Quarantined{server, kind, "#" + strconv.Itoa(n+1),
-				fmt.Sprintf("and all after it: more than %d items", MaxItems)})
+		if n == most {
+			reason := fmt.Sprintf("and all after it: more than %d of a kind", most)
+			out = append(out, Quarantined{server, kind, "#" + strconv.Itoa(n+1), reason})
 			break
 		}
 		item, err := NewItem(server, kind, d, trust)

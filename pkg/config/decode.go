@@ -36,6 +36,9 @@ func (c *checker) decode(data []byte) {
 		}
 		c.decodeFault(position{line, column}, text)
 	}
+	if len(c.faults) == 0 { // nothing that protoyaml refuses may pass for read
+		c.faults = append(c.faults, Fault{Line: 1, Column: 1, Message: err.Error()})
+	}
 }
 
 // decodeFault says in the configuration's own words what protoyaml says in the

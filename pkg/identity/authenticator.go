@@ -96,19 +96,21 @@ func New(o Options) (*Authenticator, error) {
 			a.sources = append(a.sources, i.keys)
 		}
 	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
 	if len(a.issuers) > 0 {
 		var err error
 		a.cache, err = otter.New(&otter.Options[[32]byte, *verified]{
 			MaximumWeight: uint64(o.CacheBytes),
 			Weigher:       func(_ [32]byte, v *verified) uint32 { return uint32(v.size) + 512 },
 			ExpiryCalculator: otter.ExpiryWritingFunc(func(e otter.Entry[[32]byte, *verified]) time.Duration {
-				return max(e.Value.expires.Sub(a.o.Now()), 1)
+				return min(max(e.Value.expires.Sub(a.o.Now()), 1), 24*time.Hour) // an issuer may write any year
 			}),
 		})
-		errs = append(errs, err)
-	}
-	if err := errors.Join(errs...); err != nil {
-		return nil, err
+		if err != nil {
+			return nil, err
+		}
 	}
 	return a, nil
 }
@@ -137,7 +139,7 @@ func (a *Authenticator) each(do func(*source) error) []error {
 	return errs
 }
 
-// Close lets go of the cache's goroutine. The authenticator is not to be used afterwards.
+// Close ends the cache's upkeep goroutine, once another authenticator is in force. Exchanges still under way may go on asking this one.
 func (a *Authenticator) Close() {
 	if a.cache != nil {
 		a.cache.StopAllGoroutines()

@@ -326,7 +326,7 @@ type jwks struct {
 func newJWKS(t *testing.T, body []byte) *jwks {
 	j := &jwks{}
 	j.set(body)
-	j.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	j.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		j.hits.Add(1)
 		if j.fail.Load() {
 			http.Error(w, "down", http.StatusBadGateway)
@@ -591,13 +591,28 @@ func TestGuard(t *testing.T) {
 		addr                   string
 		public, private, local bool // allowed for a public URL, with private ones allowed, for a loopback URL
 	}{
-		{"93.184.216.34", true, true, false}, {"2606:2800:220:1::1", true, true, false},
-		{"10.0.0.1", false, true, false}, {"192.168.1.1", false, true, false}, {"172.16.0.1", false, true, false}, {"fd12::1", false, true, false},
+		{"93.184.216.34", true, true, false},
+		{"2606:2800:220:1::1", true, true, false},
+		{"10.0.0.1", false, true, false},
+		{"192.168.1.1", false, true, false},
+		{"172.16.0.1", false, true, false},
+		{"fd12::1", false, true, false},
 		{"::ffff:10.0.0.1", false, true, false},
-		{"127.0.0.1", false, false, true}, {"::1", false, false, true}, {"::ffff:127.0.0.1", false, false, true},
-		{"169.254.169.254", false, false, false}, {"fe80::1", false, false, false}, {"fd00:ec2::254", false, false, false}, {"168.63.129.16", false, false, false},
-		{"::ffff:169.254.169.254", false, false, false}, {"64:ff9b::a9fe:a9fe", false, false, false}, {"2002:a9fe:a9fe::1", false, false, false},
-		{"0.0.0.0", false, false, false}, {"::", false, false, false}, {"100.100.100.200", false, false, false}, {"224.0.0.1", false, false, false}, {"255.255.255.255", false, false, false},
+		{"127.0.0.1", false, false, true},
+		{"::1", false, false, true},
+		{"::ffff:127.0.0.1", false, false, true},
+		{"169.254.169.254", false, false, false},
+		{"fe80::1", false, false, false},
+		{"fd00:ec2::254", false, false, false},
+		{"168.63.129.16", false, false, false},
+		{"::ffff:169.254.169.254", false, false, false},
+		{"64:ff9b::a9fe:a9fe", false, false, false},
+		{"2002:a9fe:a9fe::1", false, false, false},
+		{"0.0.0.0", false, false, false},
+		{"::", false, false, false},
+		{"100.100.100.200", false, false, false},
+		{"224.0.0.1", false, false, false},
+		{"255.255.255.255", false, false, false},
 	} {
 		a := netip.MustParseAddr(tc.addr)
 		if p, pr, l := (guard{}).allows(a), (guard{private: true}).allows(a), (guard{loopback: true}).allows(a); p != tc.public || pr != tc.private || l != tc.local {

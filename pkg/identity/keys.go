@@ -29,9 +29,15 @@ type algorithm struct {
 func algorithms() map[string]algorithm {
 	m := map[string]algorithm{}
 	for _, a := range []algorithm{
-		{jwa.RS256(), jwa.RSA(), ""}, {jwa.RS384(), jwa.RSA(), ""}, {jwa.RS512(), jwa.RSA(), ""},
-		{jwa.PS256(), jwa.RSA(), ""}, {jwa.PS384(), jwa.RSA(), ""}, {jwa.PS512(), jwa.RSA(), ""},
-		{jwa.ES256(), jwa.EC(), "P-256"}, {jwa.ES384(), jwa.EC(), "P-384"}, {jwa.ES512(), jwa.EC(), "P-521"},
+		{jwa.RS256(), jwa.RSA(), ""},
+		{jwa.RS384(), jwa.RSA(), ""},
+		{jwa.RS512(), jwa.RSA(), ""},
+		{jwa.PS256(), jwa.RSA(), ""},
+		{jwa.PS384(), jwa.RSA(), ""},
+		{jwa.PS512(), jwa.RSA(), ""},
+		{jwa.ES256(), jwa.EC(), "P-256"},
+		{jwa.ES384(), jwa.EC(), "P-384"},
+		{jwa.ES512(), jwa.EC(), "P-521"},
 		{jwa.EdDSA(), jwa.OKP(), "Ed25519"},
 	} {
 		m[a.jwa.String()] = a

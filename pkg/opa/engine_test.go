@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/goleak"
+
 	"github.com/mcpgw/mcpgw/pkg/catalog"
 	"github.com/mcpgw/mcpgw/pkg/identity"
 	"github.com/mcpgw/mcpgw/pkg/policy"
@@ -47,6 +49,9 @@ const exampleGrants = `grants:
     git_log: [reader, writer]
     git_commit: [writer, reader]
 `
+
+// TestMain holds the engine to its word that it starts nothing that goes on by itself.
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func load(t testing.TB, module string, data ...string) *Engine {
 	t.Helper()

@@ -171,7 +171,7 @@ func TestWarnings(t *testing.T) {
 			"package mcpgw.policy\nallow if input.subject.id == \"a\"\ndeny contains \"x\" if not small\nsmall if input.arguments.n < 5\n", nil,
 		},
 		"whole": {
-			"package mcpgw.policy\nallow if {\n\tx := input\n\tx.subject.id == \"a\"\n}\nallow if count(input) > 5\n",
+			"package mcpgw.policy\nallow if {\n\tx := input\n\tcount(x) > 5\n}\nallow if count(input) > 5\n",
 			[]string{"1 policy.rego:2:1: rule allow reads the question as a whole, so that no ruling can be remembered (name the fields)", "1 policy.rego:6:1: "},
 		},
 		"annotations": {

@@ -176,6 +176,8 @@ n2 if input.subject.tenant == "t1"
 
 x if "r1" in input.subject.roles
 
+small(v) if v != input.arguments.b
+
 text(v) := "yes" if v > 3
 
 text(v) := "no" if v <= 3
@@ -341,6 +343,8 @@ func (a *author) expr() string {
 				fmt.Sprintf(`h%d with input.subject.tenant as input.arguments.s`, h),
 				fmt.Sprintf(`h%d with data.grants as {"s1": {"n1": input.subject.roles}}`, h),
 				fmt.Sprintf(`h%d with data.lib.n1 as true`, h),
+				fmt.Sprintf(`f%d(%s) with data.mcpgw.policy.f%d as data.lib.small`, h, a.open(), h),
+				fmt.Sprintf(`h%d with is_number as data.lib.small`, h),
 			)
 		}
 	}

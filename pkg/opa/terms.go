@@ -29,7 +29,8 @@ const keepScratch = 64 << 10
 var scratches = sync.Pool{New: func() any { return new(scratch) }}
 
 func (w *scratch) release() {
-	w.src = bytes.Buffer{} // the decoder and the question must not keep each other
+	w.src = bytes.Buffer{}
+	w.dec.Reset(&w.src) // a pooled decoder must not keep a question's bytes
 	if cap(w.key) <= keepScratch && cap(w.name) <= keepScratch {
 		scratches.Put(w)
 	}

@@ -131,7 +131,7 @@ func (w *walker) visit(x any) bool {
 		if !ok || len(terms) == 0 {
 			return false
 		}
-		if name, _ := aliasOf(x); name != "" && w.aliases[name] != nil {
+		if name, _ := aliasOf(x); name != "" && w.isAlias(name) {
 			return true // the binding itself reads nothing; findAliases has noted the presence of its source
 		}
 		w.call(terms[0])
@@ -176,27 +176,53 @@ func (w *walker) visit(x any) bool {
 	return false
 }
 
+func (w *walker) isAlias(name ast.Var) bool {
+	_, ok := w.aliases[name]
+	return ok
+}
+
 func (w *walker) call(operator *ast.Term) {
 	if ref, ok := operator.Value.(ast.Ref); ok {
 		w.calls = append(w.calls, ref.String())
 	}
 }
 
-// objectGet folds object.get(input.a, ["b", "c"], default), which reads no more than input.a.b.c and whether input.a is there.
-// It says whether it did.
+// objectGet folds object.get(object, ["b", "c"], default), which reads of an object that is input.a, or a local that stands for it,
+// no more than input.a.b.c and whether input.a is there. It says whether it did.
 func (w *walker) objectGet(terms []*ast.Term) bool {
+	keys := getKeys(terms)
+	if keys == nil {
+		return false
+	}
+	var path []string
+	switch object := terms[1].Value.(type) {
+	case ast.Ref:
+		if !isInput(object) || len(constants(object[1:])) != len(object)-1 {
+			return false
+		}
+		path = constants(object[1:])
+		w.presence(path)
+	case ast.Var:
+		alias, ok := w.aliases[object]
+		if !ok {
+			return false
+		}
+		path = alias
+	default:
+		return false
+	}
+	w.add(append(slices.Clone(path), keys...))
+	return true
+}
+
+// getKeys are the keys of a call of object.get, if they are constant text, else nil.
+func getKeys(terms []*ast.Term) (keys []string) {
 	if len(terms) < 4 {
-		return false
+		return nil
 	}
-	operator, ok := terms[0].Value.(ast.Ref)
-	if !ok || !operator.Equal(ast.ObjectGet.Ref()) {
-		return false
+	if operator, ok := terms[0].Value.(ast.Ref); !ok || !operator.Equal(ast.ObjectGet.Ref()) {
+		return nil
 	}
-	object, ok := terms[1].Value.(ast.Ref)
-	if !ok || !isInput(object) || len(constants(object[1:])) != len(object)-1 {
-		return false
-	}
-	var keys []string
 	switch k := terms[2].Value.(type) {
 	case ast.String:
 		keys = []string{string(k)}
@@ -204,17 +230,12 @@ func (w *walker) objectGet(terms []*ast.Term) bool {
 		for i := range k.Len() {
 			s, ok := k.Elem(i).Value.(ast.String)
 			if !ok {
-				return false
+				return nil
 			}
 			keys = append(keys, string(s))
 		}
 	}
-	if len(keys) == 0 {
-		return false
-	}
-	w.presence(constants(object[1:]))
-	w.add(append(constants(object[1:]), keys...))
-	return true
+	return keys
 }
 
 // presence notes that a rule can tell whether there is anything at a path. Most of what the engine builds is always there.
@@ -226,7 +247,7 @@ func (w *walker) presence(path []string) {
 
 func isInput(ref ast.Ref) bool { return len(ref) > 0 && ref[0].Equal(ast.InputRootDocument) }
 
-// aliasOf recognises "local = input.a.b", as the compiler writes "x := input.a.b".
+// aliasOf recognises "local = input.a.b", as the compiler writes "x := input.a.b" and many an operand of a call.
 func aliasOf(e *ast.Expr) (ast.Var, []string) {
 	if !e.IsEquality() && !e.IsAssignment() || e.Negated || len(e.With) > 0 {
 		return "", nil
@@ -234,7 +255,7 @@ func aliasOf(e *ast.Expr) (ast.Var, []string) {
 	for _, pair := range [][2]*ast.Term{{e.Operand(0), e.Operand(1)}, {e.Operand(1), e.Operand(0)}} {
 		name, isVar := pair[0].Value.(ast.Var)
 		ref, isRef := pair[1].Value.(ast.Ref)
-		if isVar && isRef && isInput(ref) && len(ref) > 1 {
+		if isVar && isRef && isInput(ref) {
 			if path := constants(ref[1:]); len(path) == len(ref)-1 {
 				return name, path
 			}
@@ -248,13 +269,40 @@ func aliasOf(e *ast.Expr) (ast.Var, []string) {
 // without a b, but undefined without an x.
 func (w *walker) findAliases(r *ast.Rule) {
 	bound := map[ast.Var][]string{}
-	uses := map[ast.Var]int{} // of any kind, bindings included, but not as head of a longer reference
+	uses := map[ast.Var]int{}               // of any kind, bindings included, but not as head of a longer reference
+	local := func(terms []*ast.Term) bool { // object.get of a local is a longer reference, see objectGet
+		if getKeys(terms) == nil {
+			return false
+		}
+		_, isVar := terms[1].Value.(ast.Var)
+		return isVar
+	}
 	count := ast.NewGenericVisitor(nil)
 	count = ast.NewGenericVisitor(func(x any) bool {
 		switch x := x.(type) {
 		case *ast.Expr:
 			if name, path := aliasOf(x); name != "" {
 				bound[name] = path
+			}
+			if terms, ok := x.Terms.([]*ast.Term); ok && local(terms) {
+				for i, t := range terms {
+					if i != 1 {
+						count.Walk(t)
+					}
+				}
+				for _, with := range x.With {
+					count.Walk(with)
+				}
+				return true
+			}
+		case ast.Call:
+			if local(x) {
+				for i, t := range x {
+					if i != 1 {
+						count.Walk(t)
+					}
+				}
+				return true
 			}
 		case ast.Ref:
 			if len(x) > 1 {

@@ -3,19 +3,207 @@ package server
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
 
+	"github.com/mcpgw/mcpgw/envoy"
 	"github.com/mcpgw/mcpgw/pkg/config"
+	"github.com/mcpgw/mcpgw/pkg/envoyproc"
+	"github.com/mcpgw/mcpgw/pkg/xds"
 	configv1 "github.com/mcpgw/mcpgw/proto/mcpgw/config/v1"
 )
 
-type child struct{}
+// startup bounds how long Envoy may take to serve.
+const startup = 30 * time.Second
 
-func (s *Server) startEnvoy(context.Context, *config.Config) error { return nil }
-func (s *Server) awaitEnvoy(context.Context) error                 { return nil }
-func (s *Server) envoyFailed() <-chan error                        { return nil }
-func (s *Server) envoyPID() int                                    { return 0 }
-func (s *Server) urls(context.Context) string                      { return "" }
-func (s *Server) drain()                                           {}
+// startEnvoy starts the child with a bootstrap that finds us.
+func (s *Server) startEnvoy(ctx context.Context, c *config.Config) error {
+	binary, err := envoyproc.Find(c.Proto.Envoy.GetBinary())
+	if err != nil {
+		return err
+	}
+	if err := envoyproc.CheckVersion(ctx, binary); err != nil {
+		return err
+	}
+	b, err := render(c, s.sockets, s.token, false)
+	if err != nil {
+		return err
+	}
+	file := filepath.Join(filepath.Dir(s.sockets.GRPC), "bootstrap.yaml")
+	if err := os.WriteFile(file, b, 0o600); err != nil {
+		return err
+	}
+	s.envoy = envoyproc.New(envoyproc.Options{Binary: binary, Bootstrap: file, Admin: s.sockets.Admin,
+		Concurrency: int(c.Proto.Envoy.GetConcurrency()), Log: s.log.With("component", "envoy")})
+	s.envoyDone = make(chan error, 1)
+	s.crew.start("envoy", func(ctx context.Context) error {
+		err := s.envoy.Run(ctx)
+		if err != nil {
+			s.envoyDone <- err
+		}
+		return err
+	})
+	return nil
+}
 
-func collectorTLS(*configv1.OTLPTLS) (*tls.Config, error)                   { return nil, nil }
-func validateEnvoy(context.Context, *config.Config, string) (string, error) { return "", nil }
+// awaitEnvoy returns once Envoy has taken the whole configuration and serves every listener. One request goes through each listener,
+// so that the access log's stream stands before the first call (its first entries would be lost).
+func (s *Server) awaitEnvoy(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, startup)
+	defer cancel()
+	synced := make(chan error, 1)
+	go func() { synced <- s.publisher.Synced(ctx) }()
+	select {
+	case err := <-synced:
+		var r *xds.Rejected
+		if errors.As(err, &r) && strings.Contains(r.Message, "ddress already in use") {
+			return fmt.Errorf("a listener's address is taken by another process; end it, or change listeners[].address: %s", r.Message)
+		}
+		if err != nil {
+			return err
+		}
+	case err := <-s.envoyDone:
+		return err
+	}
+	for {
+		err := s.envoy.Ready(ctx)
+		if err == nil {
+			break
+		}
+		select {
+		case <-time.After(10 * time.Millisecond):
+		case <-ctx.Done():
+			return fmt.Errorf("envoy is not ready: %w", err)
+		}
+	}
+	return s.warm(ctx)
+}
+
+// warm sends one request through each listener.
+func (s *Server) warm(ctx context.Context) error {
+	bound, err := s.envoy.Listeners(ctx)
+	if err != nil {
+		return err
+	}
+	for name, address := range bound {
+		l := s.listener(name)
+		if l == nil || l.Tls != nil {
+			continue // a TLS listener is warmed by its first client: we have no name that its certificate must carry
+		}
+		a := config.Address{Network: "tcp", Address: address}
+		if filepath.IsAbs(address) {
+			a.Network = "unix"
+		}
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://localhost"+xds.HealthPath, nil)
+		if err != nil {
+			return err
+		}
+		resp, err := dial(a).RoundTrip(req)
+		if err != nil {
+			return fmt.Errorf("listener %s does not answer: %w", l.Name, err)
+		}
+		_ = resp.Body.Close() // its status is not asked for
+	}
+	return nil
+}
+
+// listener finds the configured listener behind Envoy's name for it.
+func (s *Server) listener(envoyName string) *configv1.Listener {
+	for _, l := range s.now().config.Proto.Listeners {
+		if xds.ListenerName(l.Name) == envoyName {
+			return l
+		}
+	}
+	return nil
+}
+
+// urls are the endpoints as clients reach them.
+func (s *Server) urls(ctx context.Context) string {
+	bound := map[string]string{}
+	if s.envoy != nil {
+		bound, _ = s.envoy.Listeners(ctx) // the configured addresses do where Envoy does not say
+	}
+	c := s.now().config.Proto
+	var out []string
+	for _, l := range c.Listeners {
+		base := l.PublicUrl
+		if base == "" {
+			scheme, address := "http", strings.TrimPrefix(l.Address, "unix:")
+			if l.Tls != nil {
+				scheme = "https"
+			}
+			if b := bound[xds.ListenerName(l.Name)]; b != "" {
+				address = b
+			}
+			if filepath.IsAbs(address) {
+				out = append(out, address)
+				continue
+			}
+			base = scheme + "://" + address
+		}
+		for _, e := range c.Endpoints {
+			out = append(out, strings.TrimSuffix(base, "/")+e.Path)
+		}
+	}
+	return strings.Join(out, " ")
+}
+
+// envoyFailed tells when Envoy cannot be started any more; it never does without a child.
+func (s *Server) envoyFailed() <-chan error { return s.envoyDone }
+
+// envoyPID is the child's process id, 0 while there is none.
+func (s *Server) envoyPID() int {
+	if s.envoy == nil {
+		return 0
+	}
+	return s.envoy.PID()
+}
+
+// drain lets streams finish, then ends Envoy.
+func (s *Server) drain() {
+	s.broker.Close()
+	if s.envoy == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), s.now().config.Proto.Envoy.DrainTime.AsDuration())
+	defer cancel()
+	s.log.Info("draining")
+	if err := s.envoy.Drain(ctx); err != nil {
+		s.log.Warn("the drain ended early", "error", err)
+	}
+	s.crew.stop("envoy")
+}
+
+// validateEnvoy lets an Envoy binary judge a rendered configuration. What was done is told in words.
+func validateEnvoy(ctx context.Context, c *config.Config, file string) (string, error) {
+	binary, err := envoyproc.Find(c.Proto.Envoy.GetBinary())
+	if err != nil {
+		return "configuration and policies; the Envoy configuration was not validated, since no Envoy binary was found", nil
+	}
+	if err := envoyproc.CheckVersion(ctx, binary); err != nil {
+		return "", err
+	}
+	return "configuration, policies, and the Envoy configuration by Envoy " + envoy.Version(), envoyproc.Validate(ctx, binary, file)
+}
+
+// collectorTLS is how spans travel to a collector that wants TLS.
+func collectorTLS(t *configv1.OTLPTLS) (*tls.Config, error) {
+	c := &tls.Config{ServerName: t.ServerName, MinVersion: tls.VersionTLS12}
+	if t.CaFile != "" {
+		pem, err := os.ReadFile(t.CaFile)
+		if err != nil {
+			return nil, fmt.Errorf("telemetry.otlp.tls.ca_file: %w", err)
+		}
+		c.RootCAs = x509.NewCertPool()
+		if !c.RootCAs.AppendCertsFromPEM(pem) {
+			return nil, fmt.Errorf("telemetry.otlp.tls.ca_file %s holds no certificate", t.CaFile)
+		}
+	}
+	return c, nil
+}

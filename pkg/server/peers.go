@@ -107,6 +107,14 @@ func (s *Server) client(name string) *upstream.Client {
 	return s.clients[name]
 }
 
+// dial reaches one address over HTTP, a connection a request.
+func dial(a config.Address) *http.Transport {
+	return &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, a.Network, a.Address)
+	}}
+}
+
 // egressTransport goes by Envoy's egress socket.
 func egressTransport(socket string) *http.Transport {
 	return &http.Transport{

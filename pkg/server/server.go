@@ -27,6 +27,7 @@ import (
 	"github.com/mcpgw/mcpgw/pkg/broker"
 	"github.com/mcpgw/mcpgw/pkg/catalog"
 	"github.com/mcpgw/mcpgw/pkg/config"
+	"github.com/mcpgw/mcpgw/pkg/envoyproc"
 	"github.com/mcpgw/mcpgw/pkg/extproc"
 	"github.com/mcpgw/mcpgw/pkg/gateway"
 	"github.com/mcpgw/mcpgw/pkg/limit"
@@ -64,7 +65,8 @@ type Server struct {
 	extproc   *extproc.Server
 	egress    *http.Transport
 	crew      *crew
-	envoy     *child // nil without Envoy
+	envoy     *envoyproc.Process // nil without Envoy
+	envoyDone chan error         // tells that Envoy cannot be started
 
 	mu      sync.Mutex // guards all below
 	world   *built     // what is in force
@@ -232,11 +234,6 @@ func (s *Server) run(ctx context.Context, c *config.Config) (err error) {
 	for _, w := range c.Warnings {
 		s.log.Warn("configuration", "warning", w.Error())
 	}
-	if s.opts.Envoy {
-		if err := s.awaitEnvoy(ctx); err != nil {
-			return err
-		}
-	}
 	s.awaitCatalog(ctx)
 	fmt.Fprintln(s.opts.Out, "ready "+s.urls(ctx))
 
@@ -253,33 +250,35 @@ func (s *Server) serveSockets(c *configv1.Config) error {
 	)
 	s.extproc.Register(g)
 	s.publisher.Register(g)
-	l, err := listenUnix(s.sockets.GRPC)
+	grpcListener, err := listenUnix(s.sockets.GRPC)
 	if err != nil {
 		return err
 	}
 	s.crew.start("grpc", func(ctx context.Context) error {
 		stop := context.AfterFunc(ctx, g.Stop)
 		defer stop()
-		return g.Serve(l)
+		return g.Serve(grpcListener)
 	})
-	if l, err = listenUnix(s.sockets.Broker); err != nil {
+	brokerListener, err := listenUnix(s.sockets.Broker)
+	if err != nil {
 		return err
 	}
-	s.serveHTTP("broker", l, &http.Server{Handler: s.broker, ReadHeaderTimeout: 10 * time.Second})
+	s.serveHTTP("broker", brokerListener, &http.Server{Handler: s.broker, ReadHeaderTimeout: 10 * time.Second})
 
 	a, err := config.ParseAddress(c.Admin.Address)
 	if err != nil {
 		return fmt.Errorf("admin.address: %w", err)
 	}
+	var adminListener net.Listener
 	if a.Network == "unix" {
-		l, err = listenUnix(a.Address)
+		adminListener, err = listenUnix(a.Address)
 	} else {
-		l, err = net.Listen(a.Network, a.Address)
+		adminListener, err = net.Listen(a.Network, a.Address)
 	}
 	if err != nil {
 		return fmt.Errorf("admin.address %s: %w; name another address, or end what listens there", a, err)
 	}
-	s.serveHTTP("admin", l, &http.Server{ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 10 * time.Second, Handler: admin.Handler(admin.Options{
+	s.serveHTTP("admin", adminListener, &http.Server{ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 10 * time.Second, Handler: admin.Handler(admin.Options{
 		Ready: s.ready, Metrics: s.telemetry.Metrics.Handler(), Catalog: s.catalogReport,
 	})})
 	return nil

@@ -141,6 +141,11 @@ func (s *Server) install(ctx context.Context, b *built) error {
 	}
 	s.log.Info("configuration is in force", "version", b.config.Version, "envoys", rep.Envoys, "acknowledged", rep.Acknowledged,
 		"resources", rep.Resources, "bytes", rep.Bytes, "drained", rep.Drained, "took", rep.Took)
+	if old == nil && s.envoy != nil {
+		if err := s.awaitEnvoy(ctx); err != nil { // watchers go by its egress
+			return err
+		}
+	}
 	s.stopStdio(old, b)
 	s.watch(old, b)
 	for name, a := range b.auth {

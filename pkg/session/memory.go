@@ -298,11 +298,13 @@ func (h holders) Swap(i, j int) {
 	h[i], h[j] = h[j], h[i]
 	h[i].index, h[j].index = i, j
 }
+
 func (h *holders) Push(x any) {
 	n := x.(*holder)
 	n.index = len(*h)
 	*h = append(*h, n)
 }
+
 func (h *holders) Pop() any {
 	old := *h
 	n := old[len(old)-1]

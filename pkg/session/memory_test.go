@@ -2,6 +2,7 @@ package session
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"runtime"
 	"slices"
@@ -84,7 +85,7 @@ func TestSessionBelongsToOnePrincipalAndOneEndpoint(t *testing.T) {
 			}
 		})
 	}
-	if err := m.Create(ctx, s); err != ErrExists {
+	if err := m.Create(ctx, s); !errors.Is(err, ErrExists) {
 		t.Errorf("second Create = %v, want ErrExists", err)
 	}
 	if ok, _ := m.Delete(ctx, s.ID, s.Owner); !ok {
@@ -131,7 +132,7 @@ func TestUpdateMakesANewValue(t *testing.T) {
 	_, err = m.Update(ctx, s.ID, s.Owner, func(s *Session) *Session {
 		return s.With("time", Upstream{ID: string(make([]byte, MaxSize))})
 	})
-	if err != ErrTooLarge {
+	if !errors.Is(err, ErrTooLarge) {
 		t.Errorf("too large an Update = %v", err)
 	}
 	if got, _ := m.Get(ctx, s.ID, s.Owner); len(got.Upstream) != 0 {
@@ -266,7 +267,7 @@ func TestBytesAreBounded(t *testing.T) {
 	}
 	big := New(alice("/mcp"), mcp.R20251125, c.now, time.Hour)
 	big.ClientInfo = make([]byte, MaxSize)
-	if err := m.Create(ctx, big); err != ErrTooLarge {
+	if err := m.Create(ctx, big); !errors.Is(err, ErrTooLarge) {
 		t.Errorf("Create of %d bytes = %v", big.Size(), err)
 	}
 }
@@ -366,7 +367,7 @@ func TestRunEndsWithItsContext(t *testing.T) {
 	done := make(chan error)
 	go func() { done <- NewMemory(MemoryOptions{}).Run(ctx) }()
 	cancel()
-	if err := <-done; err != context.Canceled {
+	if err := <-done; !errors.Is(err, context.Canceled) {
 		t.Errorf("Run = %v", err)
 	}
 }

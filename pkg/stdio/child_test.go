@@ -84,6 +84,7 @@ type script struct {
 	out  *bufio.Writer
 	// cancelled are the request ids of notifications/cancelled.
 	cancelled []string
+	listens   []string          // ids of subscriptions/listen
 	answers   []json.RawMessage // to the child's own requests
 }
 
@@ -172,6 +173,9 @@ func (s *script) serve(m *message) {
 		s.cancelled = append(s.cancelled, string(m.Params.RequestID))
 	case "tools/call":
 		s.call(m)
+	case "subscriptions/listen":
+		s.listens = append(s.listens, string(m.ID))
+		s.say(`{"jsonrpc":"2.0","method":"notifications/subscriptions/acknowledged","params":{"_meta":{"io.modelcontextprotocol/subscriptionId":%s},"notifications":{}}}`, m.ID)
 	case "": // the answer to a request of the child's own
 		s.answers = append(s.answers, json.RawMessage(m.raw))
 	default:
@@ -226,6 +230,15 @@ func (s *script) call(m *message) {
 	case "answers":
 		list, _ := json.Marshal(s.answers)
 		s.say(`{"jsonrpc":"2.0","id":%s,"result":{%s,"structuredContent":{"answers":%s}}}`, m.ID, done, list)
+	case "tell":
+		for _, id := range s.listens {
+			s.say(`{"jsonrpc":"2.0","method":"notifications/tools/list_changed","params":{"_meta":{"io.modelcontextprotocol/subscriptionId":%s}}}`, id)
+		}
+		s.say(`{"jsonrpc":"2.0","id":%s,"result":{%s}}`, m.ID, done)
+	case "teardown":
+		s.say(`{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":%s}}`, s.listens[0])
+		s.say(`{"result":{"_meta":{"io.modelcontextprotocol/subscriptionId":%s},"resultType":"complete"},"jsonrpc":"2.0","id":%s}`, s.listens[1], s.listens[1])
+		s.say(`{"jsonrpc":"2.0","id":%s,"result":{%s}}`, m.ID, done)
 	case "changed":
 		s.say(`{"jsonrpc":"2.0","method":"notifications/tools/list_changed"}`)
 		s.say(`{"jsonrpc":"2.0","method":"notifications/resources/updated","params":{"uri":"file:///x"}}`)

@@ -3,6 +3,7 @@ package stdio
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"os"
 	"os/exec"
@@ -146,19 +147,20 @@ func TestSDKModern(t *testing.T) {
 	case <-time.After(patience):
 		t.Fatal("no word of the changed list")
 	}
+}
 
-	// Two raw listeners with ids of their own on the one child.
+// The SDK's server knows one listener a connection (v1.8.0), so each has a child of its own here.
+func TestSDKListen(t *testing.T) {
 	for _, id := range []string{`"one"`, `1`} {
+		b := start(t, "sdk", nil)
 		ctx, cancel := context.WithCancel(t.Context())
-		r := b.request(ctx, `{"jsonrpc":"2.0","id":`+id+`,"method":"subscriptions/listen","params":{"notifications":{"toolsListChanged":true},`+meta+`}}}`, "")
-		events := b.stream(r)
-		if e := b.next(events); !strings.Contains(e, "acknowledged") || !strings.Contains(e, `"io.modelcontextprotocol/subscriptionId":`+id) {
+		events := b.stream(b.request(ctx, listenRequest(id), ""))
+		want := `"io.modelcontextprotocol/subscriptionId":` + id
+		if e := b.next(events); !strings.Contains(e, "acknowledged") || !strings.Contains(e, want) {
 			t.Errorf("first event %s", e)
 		}
-		if _, err := s.CallTool(t.Context(), &mcp.CallToolParams{Name: "add"}); err != nil {
-			t.Error(err)
-		}
-		if e := b.next(events); !strings.Contains(e, "tools/list_changed") || !strings.Contains(e, `"io.modelcontextprotocol/subscriptionId":`+id) {
+		b.want(b.post(tool(id, "add", ``), ""), 200, `"id":`+id)
+		if e := b.next(events); !strings.Contains(e, "tools/list_changed") || !strings.Contains(e, want) {
 			t.Errorf("second event %s", e)
 		}
 		cancel()
@@ -271,5 +273,29 @@ func BenchmarkTime(b *testing.B) {
 		}
 		in.Close()
 		_ = c.Wait()
+	})
+	for _, callers := range []int{1, 16} {
+		b.Run(fmt.Sprintf("bridge-%d", callers), func(b *testing.B) {
+			br := start(b, "", func(o *Options) { python(b, o, "mcp_server_time"); o.Log = nil })
+			b.SetParallelism(callers)
+			b.ReportAllocs()
+			b.RunParallel(func(p *testing.PB) {
+				for p.Next() {
+					if got := br.post(call, ""); got.status != 200 {
+						b.Error(got)
+					}
+				}
+			})
+		})
+	}
+	// What the bridge itself costs: the child is a few lines of Go.
+	b.Run("bridge-script", func(b *testing.B) {
+		br := start(b, "modern", func(o *Options) { o.Log = nil })
+		b.ReportAllocs()
+		for b.Loop() {
+			if got := br.post(call, ""); got.status != 200 {
+				b.Error(got)
+			}
+		}
 	})
 }

@@ -39,7 +39,7 @@ const patience = 30 * time.Second
 
 // bridge is a running Server and a client of its socket.
 type bridge struct {
-	t    *testing.T
+	t    testing.TB
 	s    *Server
 	c    *http.Client
 	stop func() // ends Run and waits for it
@@ -65,7 +65,7 @@ func (l *logBook) String() string {
 }
 
 // start runs a server over a child that the test binary plays, unless change sets another command.
-func start(t *testing.T, part string, change func(*Options)) *bridge {
+func start(t testing.TB, part string, change func(*Options)) *bridge {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "stdio") // t.TempDir is too long for a socket's path on macOS
 	if err != nil {
@@ -209,7 +209,7 @@ func (b *bridge) want(got reply, status int, parts ...string) {
 }
 
 // structured is result.structuredContent of an answer.
-func structured[T any](t *testing.T, r reply) (v T) {
+func structured[T any](t testing.TB, r reply) (v T) {
 	t.Helper()
 	var m struct {
 		Result struct{ StructuredContent T }
@@ -270,6 +270,51 @@ func TestProgressIsRestoredAndStrayWordsGoToTheLog(t *testing.T) {
 	}
 	if !strings.Contains(b.log.String(), "whose is this?") {
 		t.Error("the log notification is not in the log")
+	}
+}
+
+// listenRequest asks for everything that can be listened to.
+func listenRequest(id string) string {
+	return `{"jsonrpc":"2.0","id":` + id + `,"method":"subscriptions/listen","params":{"notifications":{"toolsListChanged":true},` + meta + `}}}`
+}
+
+func TestListeners(t *testing.T) {
+	b := start(t, "modern", nil)
+	ids := []string{`"a"`, `1`, `1`} // equal ids of two callers
+	var streams []<-chan string
+	for _, id := range ids {
+		streams = append(streams, b.stream(b.request(t.Context(), listenRequest(id), "")))
+	}
+	for i, events := range streams {
+		want := `{"jsonrpc":"2.0","method":"notifications/subscriptions/acknowledged","params":{"_meta":{"io.modelcontextprotocol/subscriptionId":` + ids[i] + `},"notifications":{}}}`
+		if e := b.next(events); e != want {
+			t.Errorf("event %s, want %s", e, want)
+		}
+	}
+	b.want(b.post(tool(`5`, "tell", ``), ""), 200, `"id":5`)
+	for i, events := range streams {
+		want := `{"jsonrpc":"2.0","method":"notifications/tools/list_changed","params":{"_meta":{"io.modelcontextprotocol/subscriptionId":` + ids[i] + `}}}`
+		if e := b.next(events); e != want {
+			t.Errorf("event %s, want %s", e, want)
+		}
+	}
+	// The child ends the first as stdio wants it and the second with a result; the third loses its child.
+	b.want(b.post(tool(`6`, "teardown", ``), ""), 200, `"id":6`)
+	b.want(b.post(tool(`7`, "crash", ``), ""), 200, `"id":7`, `-32603`)
+	for i, parts := range [][]string{
+		{`"id":"a","result":{"resultType":"complete"`, `"io.modelcontextprotocol/subscriptionId":"a"`},
+		{`"id":1}`, `"io.modelcontextprotocol/subscriptionId":1}`},
+		{`"id":1,"error"`, `-32603`},
+	} {
+		e := b.next(streams[i])
+		for _, p := range parts {
+			if !strings.Contains(e, p) {
+				t.Errorf("stream %d ends with %s, which lacks %s", i, e, p)
+			}
+		}
+		if e := b.next(streams[i]); e != "" {
+			t.Errorf("stream %d goes on with %s", i, e)
+		}
 	}
 }
 

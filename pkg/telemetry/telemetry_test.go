@@ -142,7 +142,8 @@ func TestDecisionSpan(t *testing.T) {
 		}, absent: []string{"error.type", "gen_ai.prompt.name", "mcpgw.refusal"}},
 		{name: "allowed, not sampled", ratio: 1, parent: dropped, e: event()},
 		{name: "refused, not sampled: exported all the same", parent: dropped, e: denied(), want: true, child: true, attrs: map[string]any{
-			"error.type": "403", "rpc.response.status_code": "403", "mcpgw.policy.decision": "deny", "mcpgw.refusal": "denied"}},
+			"error.type": "403", "rpc.response.status_code": "403", "mcpgw.policy.decision": "deny", "mcpgw.refusal": "denied",
+		}},
 		{name: "refused, no parent, ratio 0: exported all the same", e: denied(), want: true},
 		{name: "refused without a principal follows the flag", parent: dropped, e: nobody},
 		{name: "refused without a principal, sampled", parent: sampled, e: nobody, want: true, child: true, attrs: map[string]any{"error.type": "401"}, absent: []string{"mcp.method.name", "mcpgw.policy.cached"}},
@@ -204,8 +205,8 @@ func TestDecisionSpan(t *testing.T) {
 				}
 			}
 			r := c.res[0]
-			if r.SchemaUrl != SchemaURL {
-				t.Errorf("schema %q", r.SchemaUrl)
+			if got := r.ScopeSpans[0].SchemaUrl; got != SchemaURL {
+				t.Errorf("schema %q", got)
 			}
 			res := map[string]any{}
 			for _, a := range r.Resource.Attributes {

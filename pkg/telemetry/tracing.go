@@ -66,7 +66,7 @@ func newTracing(exporter sdktrace.SpanExporter, o TracingOptions, batch ...sdktr
 	provider := sdktrace.NewTracerProvider(
 		sdktrace.WithBatcher(l, batch...),
 		sdktrace.WithSampler(sampler{sdktrace.ParentBased(sdktrace.TraceIDRatioBased(o.Ratio))}),
-		sdktrace.WithResource(resource.NewWithAttributes(SchemaURL, attribute.String(attrServiceName, "mcpgw"), attribute.String(attrServiceVersion, o.Version))),
+		sdktrace.WithResource(resource.NewSchemaless(attribute.String(attrServiceName, "mcpgw"), attribute.String(attrServiceVersion, o.Version))),
 	)
 	return &Tracing{provider: provider, tracer: provider.Tracer(instrumentation, trace.WithInstrumentationVersion(o.Version), trace.WithSchemaURL(SchemaURL)), lost: l}
 }
@@ -204,13 +204,13 @@ func attributes(e *Exchange) []attribute.KeyValue {
 	}
 	str(attrMethod, e.Method)
 	str(attrProtocolVersion, e.Revision)
-	switch {
-	case e.Kind == "tool":
+	switch e.Kind {
+	case "tool":
 		str(attrTool, e.Public)
 		if e.Method == "tools/call" {
 			str(attrOperation, operationTool)
 		}
-	case e.Kind == "prompt":
+	case "prompt":
 		str(attrPrompt, e.Public)
 	}
 	if e.RequestID != "null" {

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"mime"
 	"net/http"
 	"strconv"
@@ -62,6 +61,12 @@ func NewClient(o Options) *Client {
 	if o.Transport == nil {
 		o.Transport = http.DefaultTransport
 	}
+	own := http.Header{"User-Agent": {"mcpgw/" + o.Version}}
+	if o.Version == "" {
+		own.Set("User-Agent", "mcpgw")
+	}
+	merge(own, o.Header)
+	o.Header = own
 	info := append([]byte(`{"name":"mcpgw","version":`), jsonrpc.AppendString(nil, o.Version)...)
 	return &Client{
 		Options: o,
@@ -94,13 +99,20 @@ func (c *Client) send(ctx context.Context, method string, body []byte, header ht
 		req.Header.Set("Content-Type", "application/json")
 	}
 	req.Header.Set("Accept", accept)
-	maps.Copy(req.Header, header)
-	maps.Copy(req.Header, c.Header)
+	merge(req.Header, header)
+	merge(req.Header, c.Header)
 	resp, err := c.http.Do(req)
 	if err != nil {
 		return nil, &Error{Reason: reason(err), Step: method, Cause: err}
 	}
 	return resp, nil
+}
+
+// merge sets headers, whatever case their names are kept in.
+func merge(dst, src http.Header) {
+	for name, values := range src {
+		dst[http.CanonicalHeaderKey(name)] = values
+	}
 }
 
 // answer is a server's reply to one request.
@@ -151,7 +163,7 @@ func request(id, method string, params []byte) []byte {
 // drain lets a connection be used again where little is left to read, and gives it up otherwise.
 func drain(body io.ReadCloser) {
 	io.CopyN(io.Discard, body, 64<<10) //nolint:errcheck // the connection is then given up
-	body.Close()                       //nolint:errcheck // nothing was written
+	body.Close()
 }
 
 // read finds the response to id in an HTTP answer, which is one JSON object or a stream of events.

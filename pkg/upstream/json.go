@@ -15,7 +15,7 @@ func lenient(raw []byte) *jsontext.Decoder {
 	return jsontext.NewDecoder(bytes.NewBuffer(raw), jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
 }
 
-// object reads one level of a JSON object. A name that stands twice at this level is an error.
+// object reads one level of a JSON object; the values are parts of raw. A name that stands twice at this level is an error.
 func object(raw []byte) (map[string]jsontext.Value, error) {
 	d := lenient(raw)
 	if t, err := d.ReadToken(); err != nil || t.Kind() != jsontext.KindBeginObject {
@@ -35,7 +35,8 @@ func object(raw []byte) (map[string]jsontext.Value, error) {
 		if _, twice := out[key]; twice {
 			return nil, fmt.Errorf("member %q stands twice", key)
 		}
-		out[key] = bytes.Clone(v)
+		end := d.InputOffset()
+		out[key] = raw[end-int64(len(v)) : end : end]
 	}
 	if _, err := d.ReadToken(); err != nil {
 		return nil, err
@@ -46,7 +47,7 @@ func object(raw []byte) (map[string]jsontext.Value, error) {
 	return out, nil
 }
 
-// elements splits a JSON array, each element byte for byte.
+// elements splits a JSON array; the elements are parts of raw, byte for byte.
 func elements(raw []byte) ([][]byte, error) {
 	d := lenient(raw)
 	if t, err := d.ReadToken(); err != nil || t.Kind() != jsontext.KindBeginArray {
@@ -58,7 +59,8 @@ func elements(raw []byte) ([][]byte, error) {
 		if err != nil {
 			return nil, err
 		}
-		out = append(out, bytes.Clone(v))
+		end := d.InputOffset()
+		out = append(out, raw[end-int64(len(v)):end:end])
 	}
 	_, err := d.ReadToken()
 	return out, err

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"net/http"
 	"slices"
 
@@ -18,7 +17,7 @@ import (
 type Session struct {
 	ID       string       // empty where the server holds no sessions
 	Revision mcp.Revision // what the server chose
-	Result   []byte       // InitializeResult, JSON, as the server sent it
+	Result   []byte       // InitializeResult, JSON, as the server sent it; nil after Resume
 
 	client *Client
 }
@@ -49,6 +48,11 @@ func (c *Client) Initialize(ctx context.Context, params []byte) (*Session, error
 	return s, nil
 }
 
+// Resume returns a session that was made before, by this process or another; nothing is sent. Its Result is nil.
+func (c *Client) Resume(id string, revision mcp.Revision) *Session {
+	return &Session{ID: id, Revision: revision, client: c}
+}
+
 func sessionID(s string) bool {
 	for n := range len(s) {
 		if s[n] < 0x21 || s[n] > 0x7e {
@@ -72,10 +76,8 @@ func (s *Session) timed(ctx context.Context, body []byte) (status int, err error
 
 // header is what every request of the session carries (2025-11-25, "Transports"; 2025-03-26 has no version header).
 func (s *Session) header(extra http.Header) http.Header {
-	h := maps.Clone(extra)
-	if h == nil {
-		h = http.Header{}
-	}
+	h := http.Header{}
+	merge(h, extra)
 	delete(h, canonSession)
 	delete(h, canonVersion)
 	if s.ID != "" {

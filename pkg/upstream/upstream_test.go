@@ -57,7 +57,7 @@ func everything(t *testing.T, stateless bool) string {
 		t.Fatal(err)
 	}
 	address := l.Addr().String()
-	l.Close() //nolint:errcheck // the port is wanted free
+	l.Close() // the port is wanted free
 	cmd := exec.Command(binary, "-http="+address, fmt.Sprintf("-stateless=%v", stateless))
 	var log bytes.Buffer
 	cmd.Stderr = &log
@@ -74,7 +74,7 @@ func everything(t *testing.T, stateless bool) string {
 	for range 500 {
 		c, err := net.Dial("tcp", address)
 		if err == nil {
-			c.Close() //nolint:errcheck // only the connection counts
+			c.Close()
 			return "http://" + address + "/"
 		}
 		time.Sleep(10 * time.Millisecond)
@@ -238,32 +238,35 @@ func TestProbe(t *testing.T) {
 		f    fake
 		want string // modern, legacy, both, or a reason
 	}{
-		"modern only":               {fake{mcp.MethodDiscover: result(discovered)}, "modern"},
-		"both":                      {fake{mcp.MethodDiscover: result(discovered), "initialize": legacy}, "both"},
-		"legacy, 404 -32601":        {fake{"initialize": legacy}, "legacy"},
-		"legacy, 200 -32601":        {fake{mcp.MethodDiscover: reply(200, "application/json", `{"jsonrpc":"2.0","id":ID,"error":{"code":-32601,"message":"x"}}`), "initialize": legacy}, "legacy"},
-		"TypeScript v1, stateful":   {fake{mcp.MethodDiscover: reply(400, "application/json", `{"jsonrpc":"2.0","id":null,"error":{"code":-32000,"message":"Bad Request: No valid session ID provided"}}`), "initialize": legacy}, "legacy"},
-		"TypeScript v1, stateless":  {fake{mcp.MethodDiscover: reply(400, "application/json", `{"jsonrpc":"2.0","id":null,"error":{"code":-32000,"message":"Unsupported protocol version: 2026-07-28"}}`), "initialize": legacy}, "legacy"},
-		"-32022 with a list":        {fake{mcp.MethodDiscover: reply(400, "application/json", `{"jsonrpc":"2.0","id":ID,"error":{"code":-32022,"message":"x","data":{"supported":["2025-11-25"]}}}`), "initialize": legacy}, "legacy"},
-		"legacy, 400 text":          {fake{mcp.MethodDiscover: reply(400, "text/plain", "Bad Request"), "initialize": legacy}, "legacy"},
-		"legacy, 500 HTML":          {fake{mcp.MethodDiscover: reply(500, "text/html", "<html>"), "initialize": legacy}, "legacy"},
-		"only future versions":      {fake{mcp.MethodDiscover: reply(400, "application/json", `{"jsonrpc":"2.0","id":ID,"error":{"code":-32022,"message":"x","data":{"supported":["2030-01-01"]}}}`)}, "version"},
-		"2024-11-05":                {fake{"initialize": result(`{"protocolVersion":"2024-11-05","capabilities":{}}`)}, "version"},
-		"HTML":                      {fake{mcp.MethodDiscover: reply(200, "text/html", "<html>"), "initialize": reply(200, "text/html", "<html>")}, "not_mcp"},
-		"broken JSON":               {fake{mcp.MethodDiscover: reply(200, "application/json", "{"), "initialize": reply(200, "application/json", `{"jsonrpc":"2.0"`)}, "not_mcp"},
-		"two results":               {fake{"initialize": reply(200, "application/json", `{"jsonrpc":"2.0","id":ID,"result":`+initialized+`,"result":{}}`)}, "not_mcp"},
-		"another id":                {fake{"initialize": reply(200, "application/json", `{"jsonrpc":"2.0","id":"ID","result":`+initialized+`}`)}, "not_mcp"},
-		"500":                       {fake{mcp.MethodDiscover: reply(500, "text/plain", "x"), "initialize": reply(500, "text/plain", "x")}, "unavailable"},
-		"503":                       {fake{mcp.MethodDiscover: reply(503, "text/plain", "x"), "initialize": reply(503, "text/plain", "x")}, "unavailable"},
-		"504":                       {fake{mcp.MethodDiscover: reply(504, "text/plain", "x")}, "timeout"},
-		"401":                       {fake{mcp.MethodDiscover: reply(401, "text/plain", "x"), "initialize": legacy}, "unauthorized"},
-		"403":                       {fake{mcp.MethodDiscover: reply(403, "text/plain", "x"), "initialize": legacy}, "unauthorized"},
-		"a redirect":                {fake{mcp.MethodDiscover: reply(307, "text/plain", "x"), "initialize": reply(302, "text/plain", "x")}, "not_mcp"},
-		"neither":                   {fake{}, "refused"},
-		"202":                       {fake{mcp.MethodDiscover: reply(202, "", ""), "initialize": reply(202, "", "")}, "not_mcp"},
-		"initialized is refused":    {fake{"initialize": legacy, mcp.NotifyInitialized: reply(500, "text/plain", "x")}, "not_mcp"},
-		"a cut stream":              {fake{"initialize": reply(200, "text/event-stream", "data: {\"jsonrpc\":")}, "unavailable"},
-		"bad session id":            {fake{"initialize": func(w http.ResponseWriter, r *http.Request, id string, _ map[string]any) { w.Header().Set("Mcp-Session-Id", "a b"); legacy(w, r, id, nil) }}, "not_mcp"},
+		"modern only":              {fake{mcp.MethodDiscover: result(discovered)}, "modern"},
+		"both":                     {fake{mcp.MethodDiscover: result(discovered), "initialize": legacy}, "both"},
+		"legacy, 404 -32601":       {fake{"initialize": legacy}, "legacy"},
+		"legacy, 200 -32601":       {fake{mcp.MethodDiscover: reply(200, "application/json", `{"jsonrpc":"2.0","id":ID,"error":{"code":-32601,"message":"x"}}`), "initialize": legacy}, "legacy"},
+		"TypeScript v1, stateful":  {fake{mcp.MethodDiscover: reply(400, "application/json", `{"jsonrpc":"2.0","id":null,"error":{"code":-32000,"message":"Bad Request: No valid session ID provided"}}`), "initialize": legacy}, "legacy"},
+		"TypeScript v1, stateless": {fake{mcp.MethodDiscover: reply(400, "application/json", `{"jsonrpc":"2.0","id":null,"error":{"code":-32000,"message":"Unsupported protocol version: 2026-07-28"}}`), "initialize": legacy}, "legacy"},
+		"-32022 with a list":       {fake{mcp.MethodDiscover: reply(400, "application/json", `{"jsonrpc":"2.0","id":ID,"error":{"code":-32022,"message":"x","data":{"supported":["2025-11-25"]}}}`), "initialize": legacy}, "legacy"},
+		"legacy, 400 text":         {fake{mcp.MethodDiscover: reply(400, "text/plain", "Bad Request"), "initialize": legacy}, "legacy"},
+		"legacy, 500 HTML":         {fake{mcp.MethodDiscover: reply(500, "text/html", "<html>"), "initialize": legacy}, "legacy"},
+		"only future versions":     {fake{mcp.MethodDiscover: reply(400, "application/json", `{"jsonrpc":"2.0","id":ID,"error":{"code":-32022,"message":"x","data":{"supported":["2030-01-01"]}}}`)}, "version"},
+		"2024-11-05":               {fake{"initialize": result(`{"protocolVersion":"2024-11-05","capabilities":{}}`)}, "version"},
+		"HTML":                     {fake{mcp.MethodDiscover: reply(200, "text/html", "<html>"), "initialize": reply(200, "text/html", "<html>")}, "not_mcp"},
+		"broken JSON":              {fake{mcp.MethodDiscover: reply(200, "application/json", "{"), "initialize": reply(200, "application/json", `{"jsonrpc":"2.0"`)}, "not_mcp"},
+		"two results":              {fake{"initialize": reply(200, "application/json", `{"jsonrpc":"2.0","id":ID,"result":`+initialized+`,"result":{}}`)}, "not_mcp"},
+		"another id":               {fake{"initialize": reply(200, "application/json", `{"jsonrpc":"2.0","id":"ID","result":`+initialized+`}`)}, "not_mcp"},
+		"500":                      {fake{mcp.MethodDiscover: reply(500, "text/plain", "x"), "initialize": reply(500, "text/plain", "x")}, "unavailable"},
+		"503":                      {fake{mcp.MethodDiscover: reply(503, "text/plain", "x"), "initialize": reply(503, "text/plain", "x")}, "unavailable"},
+		"504":                      {fake{mcp.MethodDiscover: reply(504, "text/plain", "x")}, "timeout"},
+		"401":                      {fake{mcp.MethodDiscover: reply(401, "text/plain", "x"), "initialize": legacy}, "unauthorized"},
+		"403":                      {fake{mcp.MethodDiscover: reply(403, "text/plain", "x"), "initialize": legacy}, "unauthorized"},
+		"a redirect":               {fake{mcp.MethodDiscover: reply(307, "text/plain", "x"), "initialize": reply(302, "text/plain", "x")}, "not_mcp"},
+		"neither":                  {fake{}, "refused"},
+		"202":                      {fake{mcp.MethodDiscover: reply(202, "", ""), "initialize": reply(202, "", "")}, "not_mcp"},
+		"initialized is refused":   {fake{"initialize": legacy, mcp.NotifyInitialized: reply(500, "text/plain", "x")}, "not_mcp"},
+		"a cut stream":             {fake{"initialize": reply(200, "text/event-stream", "data: {\"jsonrpc\":")}, "unavailable"},
+		"bad session id": {fake{"initialize": func(w http.ResponseWriter, r *http.Request, id string, _ map[string]any) {
+			w.Header().Set("Mcp-Session-Id", "a b")
+			legacy(w, r, id, nil)
+		}}, "not_mcp"},
 		"discover without versions": {fake{mcp.MethodDiscover: result(`{}`), "initialize": legacy}, "legacy"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -295,8 +298,8 @@ func TestUnreachableAndHung(t *testing.T) {
 		t.Error(err)
 	}
 	release := make(chan struct{})
+	defer close(release) // before the servers' cleanup, which waits for their handlers
 	c = serve(t, http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-release }))
-	t.Cleanup(func() { close(release) })
 	c.Timeout = 50 * time.Millisecond
 	if _, err := c.Fetch(t.Context()); ReasonOf(err) != Timeout {
 		t.Error(err)
@@ -347,7 +350,7 @@ func TestFetchPages(t *testing.T) {
 		"three pages, one cursor empty": {func(n int) string { return []string{`""`, `"b"`, ""}[n] }, 2, 6, ""},
 		"a cursor repeats":              {func(int) string { return `"a"` }, 1, 2, "repeats a cursor"},
 		"endless empty pages":           {func(n int) string { return fmt.Sprintf(`"%d"`, n) }, 0, 0, "more than 1000 pages"},
-		"too many items":                {func(n int) string { return fmt.Sprintf(`"%d"`, n) }, 3000, catalog.MaxItems, "more than 10000 items"},
+		"too many items":                {func(n int) string { return fmt.Sprintf(`"%d"`, n) }, 3000, catalog.MaxItems, "more than 10000 of a kind"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s, err := serve(t, pages(c.next, c.perPage)).Fetch(t.Context())
@@ -456,10 +459,10 @@ func TestFetchRemakesALostSession(t *testing.T) {
 
 func TestOwnHeadersWin(t *testing.T) {
 	c := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		fmt.Fprint(w, r.Header.Get("X-Mcpgw-Backend"), r.Header.Get("Mcp-Session-Id"), r.Header.Get("Mcp-Protocol-Version")) //nolint:errcheck // a test
+		fmt.Fprint(w, r.Header.Get("X-Mcpgw-Backend"), r.Header.Get("Mcp-Session-Id"), r.Header.Get("Mcp-Protocol-Version"))
 	}))
-	s := &Session{ID: "mine", Revision: mcp.R20250326, client: c}
-	resp, err := s.Do(t.Context(), []byte("{}"), http.Header{"X-Mcpgw-Backend": {"other"}, "Mcp-Session-Id": {"theirs"}, "Mcp-Protocol-Version": {"x"}})
+	s := c.Resume("mine", mcp.R20250326)
+	resp, err := s.Do(t.Context(), []byte("{}"), http.Header{"x-mcpgw-backend": {"other"}, "mcp-session-id": {"theirs"}, "Mcp-Protocol-Version": {"x"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -548,7 +551,8 @@ func TestWatcherStartsWithAServerThatIsDown(t *testing.T) {
 func TestWatcherPublishesOnlyWhatChanged(t *testing.T) {
 	var reads atomic.Int64
 	changed := make(chan struct{})
-	c := serve(t, fake{mcp.MethodDiscover: result(strings.Replace(discovered, "60000", "1", 1)),
+	c := serve(t, fake{
+		mcp.MethodDiscover: result(strings.Replace(discovered, "60000", "1", 1)),
 		mcp.MethodToolsList: func(w http.ResponseWriter, r *http.Request, id string, p map[string]any) {
 			if reads.Add(1) == 5 {
 				close(changed)
@@ -559,7 +563,8 @@ func TestWatcherPublishesOnlyWhatChanged(t *testing.T) {
 			default:
 				result(oneTool)(w, r, id, p)
 			}
-		}})
+		},
+	})
 	_, published := watch(t, c, time.Hour)
 	if s := next(t, published); len(s.Items[catalog.Tool]) != 1 {
 		t.Errorf("%+v", s)
@@ -586,7 +591,7 @@ func TestWatcherHearsChanges(t *testing.T) {
 						if e == "" {
 							return
 						}
-						fmt.Fprintf(w, "data: {\"jsonrpc\":\"2.0\",\"method\":%q}\n\n", e) //nolint:errcheck // the client may be gone
+						fmt.Fprintf(w, "data: {\"jsonrpc\":\"2.0\",\"method\":%q}\n\n", e)
 						w.(http.Flusher).Flush()
 					}
 				}
@@ -615,15 +620,58 @@ func TestWatcherHearsChanges(t *testing.T) {
 	}
 }
 
+// The real server adds a tool while it is watched, in either era.
 func TestWatcherOfARealServer(t *testing.T) {
 	for _, stateless := range []bool{true, false} {
 		t.Run(fmt.Sprintf("stateless=%v", stateless), func(t *testing.T) {
 			c := client(t, everything(t, stateless))
 			_, published := watch(t, c, time.Hour)
-			if s := next(t, published); len(s.Items[catalog.Tool]) == 0 {
-				t.Errorf("%+v", s)
+			before := next(t, published)
+			trigger := trigger(t, c, stateless)
+			deadline := time.After(10 * time.Second)
+			for { // the first change may come before the stream is open
+				trigger()
+				select {
+				case after := <-published:
+					if len(after.Items[catalog.Tool]) != len(before.Items[catalog.Tool])+1 {
+						t.Errorf("%d tools, then %d", len(before.Items[catalog.Tool]), len(after.Items[catalog.Tool]))
+					}
+					return
+				case <-time.After(50 * time.Millisecond):
+				case <-deadline:
+					t.Fatal("the change was not heard")
+				}
 			}
 		})
+	}
+}
+
+// trigger returns a function that lets the everything-server add a tool.
+func trigger(t *testing.T, c *Client, modern bool) func() {
+	m := message(t, `{"jsonrpc":"2.0","id":"c","method":"tools/call","params":{"name":"test_trigger_tool_change","arguments":{}}}`)
+	send := func() (*http.Response, error) {
+		h, err := ModernHeaders(m, nil)
+		if err != nil {
+			return nil, err
+		}
+		return c.Do(t.Context(), AddMeta(m, Meta{}), h)
+	}
+	if !modern {
+		s, err := c.Initialize(t.Context(), c.initializeParams())
+		if err != nil {
+			t.Fatal(err)
+		}
+		send = func() (*http.Response, error) { return s.Do(t.Context(), m.Body, nil) }
+	}
+	return func() {
+		resp, err := send()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer drain(resp.Body)
+		if _, err := read(resp, `"c"`); err != nil {
+			t.Fatal(err, causes(err))
+		}
 	}
 }
 

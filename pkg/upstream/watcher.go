@@ -94,7 +94,7 @@ func (w *Watcher) Run(ctx context.Context) error {
 		began := time.Now()
 		s, err := w.client.Fetch(ctx)
 		if ctx.Err() != nil {
-			return nil //nolint:nilerr // the end that was asked for
+			return nil // the end that was asked for
 		}
 		var wait time.Duration
 		if err != nil {
@@ -245,7 +245,7 @@ func (w *Watcher) follow(ctx context.Context, again bool, open func(context.Cont
 	if err != nil {
 		return true
 	}
-	defer resp.Body.Close() //nolint:errcheck // nothing was written
+	defer resp.Body.Close()
 	media, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type"))
 	if resp.StatusCode != http.StatusOK || media != "text/event-stream" {
 		return resp.StatusCode >= 500

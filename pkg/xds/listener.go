@@ -84,7 +84,7 @@ func (b *builder) ingress(l Listener) *listenerv3.Listener {
 	}
 	m.HttpFilters = append(m.HttpFilters, b.extProc(l), b.router())
 
-	return b.listener("in/"+l.Name, listenAddress(l.Address), m, b.serverTLS(l))
+	return b.listener(ListenerName(l.Name), listenAddress(l.Address), m, b.serverTLS(l))
 }
 
 // egress is the broker's way out. The token in its routes keeps other processes of the same user off.

@@ -1,7 +1,7 @@
 package xds
 
 import (
-	bytespkg "bytes"
+	"bytes"
 	"context"
 	"fmt"
 	"os"
@@ -97,7 +97,7 @@ func TestEnvoyValidates(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if !bytespkg.Equal(config, again) {
+		if !bytes.Equal(config, again) {
 			t.Errorf("%s: two renderings differ", name)
 		}
 		validate(t, name, config)

@@ -42,7 +42,7 @@ func (b *builder) secrets() []*tlsv3.Secret {
 			continue
 		}
 		if len(l.TLS.Cert) > 0 && !b.static {
-			all = append(all, pair(listenerSecret(l), bytes(l.TLS.Cert), bytes(l.TLS.Key)))
+			all = append(all, pair(listenerSecret(l), inline(l.TLS.Cert), inline(l.TLS.Key)))
 			continue
 		}
 		all = append(all, b.pairFiles(listenerSecret(l), l.TLS.CertFile, l.TLS.KeyFile))
@@ -88,6 +88,6 @@ func (b *builder) pairFiles(name, cert, key string) *tlsv3.Secret {
 	return s
 }
 
-func bytes(b []byte) *corev3.DataSource {
+func inline(b []byte) *corev3.DataSource {
 	return &corev3.DataSource{Specifier: &corev3.DataSource_InlineBytes{InlineBytes: b}}
 }

@@ -378,3 +378,6 @@ func SystemCA() string {
 	}
 	return ""
 }
+
+// ListenerName is what Envoy calls the listener of that configured name.
+func ListenerName(name string) string { return "in/" + name }

@@ -69,3 +69,13 @@ func WriteFile(t testing.TB, path, text string) {
 		t.Fatalf("writing %s: %v", path, err)
 	}
 }
+
+// AwaitItems waits until an endpoint lists tools to a modern client: the catalog is built in the
+// background, so a gateway may be ready before it knows its servers.
+func AwaitItems(t testing.TB, url, key string) {
+	t.Helper()
+	client := NewModern(url, key)
+	Eventually(t, readyTimeout, url+" lists tools", func() bool {
+		return len(client.Call(t, "tools/list", nil).Names(t)) > 0
+	})
+}
