@@ -126,19 +126,22 @@ func (a *Admin) Drain(ctx context.Context) error {
 	}
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
-	for quiet := 0; quiet < 3; { // a request between two others is not missed for want of a second look
-		stats, err := a.Stats(ctx, `^http\.ingress\.downstream_rq_active$`)
-		if err != nil {
+	const active = "http.ingress.downstream_rq_active"
+	for quiet, n := 0, uint64(0); quiet < 3; { // a request between two others is not missed for want of a second look
+		stats, err := a.Stats(ctx, "^"+active+"$")
+		if err != nil && ctx.Err() == nil {
 			return err
 		}
-		n := stats["http.ingress.downstream_rq_active"]
+		if ctx.Err() != nil {
+			return fmt.Errorf("%d requests had not ended: %w", n, ctx.Err())
+		}
+		n = stats[active]
 		if quiet++; n > 0 {
 			quiet = 0
 		}
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			return fmt.Errorf("%d requests had not ended: %w", n, ctx.Err())
 		}
 	}
 	return nil

@@ -100,7 +100,7 @@ func Validate(ctx context.Context, binary string, config []byte) error {
 	defer cancel()
 	out, err := exec.CommandContext(ctx, binary, "--mode", "validate", "--disable-hot-restart", "-l", "warning", "-c", path).CombinedOutput()
 	if err != nil {
-		return fmt.Errorf("envoy refuses the configuration: %w: %s", err, strings.TrimSpace(string(out[max(0, len(out)-4096):])))
+		return fmt.Errorf("envoy refuses the configuration: %w: %s", err, strings.Join(strings.Fields(string(out[max(0, len(out)-4096):])), " "))
 	}
 	return nil
 }

@@ -31,7 +31,9 @@ type logWriter struct {
 	last    []string
 }
 
-func newLogWriter(log *slog.Logger) *logWriter { return &logWriter{log: log.With("component", "envoy")} }
+func newLogWriter(log *slog.Logger) *logWriter {
+	return &logWriter{log: log.With("component", "envoy")}
+}
 
 // Write never fails: Envoy must not be stopped by its own log.
 func (w *logWriter) Write(b []byte) (int, error) {
@@ -73,6 +75,7 @@ func (w *logWriter) emit() {
 			level = slog.LevelError
 		}
 	}
+	text = strings.Join(strings.Fields(text), " ") // protobuf's own texts vary their spaces on purpose
 	if level >= slog.LevelWarn || name == "" {
 		if len(w.last) == keepLines {
 			w.last = append(w.last[:0], w.last[1:]...)

@@ -56,8 +56,8 @@ type Process struct {
 }
 
 // Start starts Envoy and supervises it until Stop, or until ctx ends, which is a Stop without patience. An
-// Envoy that ends before it was ever ready is not started again: that is a fault of its configuration or of
-// the machine, told by Ready and Wait. Once it was ready it is restarted with growing pauses, for ever.
+// Envoy that ends before Ready saw it live is not started again: that is a fault of its configuration or of
+// the machine, told by Ready and Wait. Later it is restarted with growing pauses, for ever.
 func Start(ctx context.Context, o Options) (*Process, error) {
 	if o.DrainTime == 0 {
 		o.DrainTime = defaultWait
@@ -174,7 +174,8 @@ func (p *Process) Restarts() int {
 	return p.restarts
 }
 
-// Ready returns once Envoy is LIVE, which under xDS means that it has all of its first configuration.
+// Ready returns once Envoy is LIVE, which under xDS means that it has all of its first configuration. From
+// then on an Envoy that dies is started again.
 func (p *Process) Ready(ctx context.Context) error {
 	tick := time.NewTicker(stateEvery)
 	defer tick.Stop()
@@ -213,6 +214,7 @@ func (p *Process) Wait() error {
 // Stop drains Envoy until its requests have ended or ctx does, gives its last spans time to leave, and ends
 // it. No child is left when it returns. The error says which requests were cut; Envoy has ended all the same.
 func (p *Process) Stop(ctx context.Context) error {
+	p.stopOnce.Do(func() { close(p.stopping) }) // should Envoy die meanwhile, it stays so
 	var err error
 	if p.Pid() != 0 {
 		if err = p.admin.Drain(ctx); err == nil {

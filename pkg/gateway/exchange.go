@@ -105,8 +105,6 @@ func (x *Exchange) identify() *fault.Error {
 			if failures != nil && len(x.header.Values("authorization"))+len(x.header.Values("x-api-key")) > 0 {
 				failures.Failed(x.Address)
 			}
-			f = f.Wrap(f.Cause)
-			f.Header = map[string]string{"www-authenticate": x.listener.Challenge}
 		}
 		return f
 	}

@@ -82,7 +82,7 @@ func (e *Engine) Warnings() []Warning { return e.warnings }
 // Evaluations counts how often Rego has been evaluated, partial evaluations included.
 func (e *Engine) Evaluations() uint64 { return e.evaluations.Load() }
 
-// Reads names the top-level arguments that a reachable rule reads. It does not yet differ from item to item.
+// Reads names the top-level arguments that a reachable rule reads: the same for every item. The names belong to the engine.
 func (e *Engine) Reads(*catalog.Item) (names []string, all bool) {
 	m := e.selection.of[arguments]
 	return m.names, m.all

@@ -343,6 +343,8 @@ func (a *author) expr() string {
 				fmt.Sprintf(`h%d with input.subject.tenant as input.arguments.s`, h),
 				fmt.Sprintf(`h%d with data.grants as {"s1": {"n1": input.subject.roles}}`, h),
 				fmt.Sprintf(`h%d with data.lib.n1 as true`, h),
+				fmt.Sprintf(`h%d with input.subject.claims.org.b as 1`, h),
+				fmt.Sprintf(`h%d with input.arguments.c.d as input.subject.id`, h),
 				fmt.Sprintf(`f%d(%s) with data.mcpgw.policy.f%d as data.lib.small`, h, a.open(), h),
 				fmt.Sprintf(`h%d with is_number as data.lib.small`, h),
 			)

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
 
 	"github.com/mcpgw/mcpgw/pkg/config"
@@ -90,12 +89,7 @@ func Check(ctx context.Context, load func() (*config.Config, error)) CheckReport
 		r.Faults = append(r.Faults, lines(err)...)
 		return r
 	}
-	file := filepath.Join(dir, "envoy.yaml")
-	if err := os.WriteFile(file, b, 0o600); err != nil {
-		r.Faults = append(r.Faults, err.Error())
-		return r
-	}
-	said, err := validateEnvoy(ctx, c, file)
+	said, err := validateEnvoy(ctx, c, b)
 	if err != nil {
 		r.Faults = append(r.Faults, err.Error())
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -24,32 +23,36 @@ const startup = 30 * time.Second
 
 // startEnvoy starts the child with a bootstrap that finds us.
 func (s *Server) startEnvoy(ctx context.Context, c *config.Config) error {
-	binary, err := envoyproc.Find(c.Proto.Envoy.GetBinary())
+	binary, err := findEnvoy(ctx, c.Proto)
 	if err != nil {
 		return err
 	}
-	if err := envoyproc.CheckVersion(ctx, binary); err != nil {
-		return err
+	for _, l := range c.Proto.Listeners {
+		if a, err := config.ParseAddress(l.Address); err == nil && a.Network == "tcp" {
+			if err := envoyproc.Free(ctx, a.Address); err != nil {
+				return fmt.Errorf("listener %s: %w", l.Name, err)
+			}
+		}
 	}
 	b, err := render(c, s.sockets, s.token, false)
 	if err != nil {
 		return err
 	}
-	file := filepath.Join(filepath.Dir(s.sockets.GRPC), "bootstrap.yaml")
-	if err := os.WriteFile(file, b, 0o600); err != nil {
-		return err
-	}
-	s.envoy = envoyproc.New(envoyproc.Options{Binary: binary, Bootstrap: file, Admin: s.sockets.Admin,
+	s.envoy, err = envoyproc.Start(s.crew.ctx, envoyproc.Options{Binary: binary, Config: b, Dir: filepath.Dir(s.sockets.GRPC), Admin: s.sockets.Admin,
 		Concurrency: int(c.Proto.Envoy.GetConcurrency()), Log: s.log.With("component", "envoy")})
-	s.envoyDone = make(chan error, 1)
-	s.crew.start("envoy", func(ctx context.Context) error {
-		err := s.envoy.Run(ctx)
-		if err != nil {
-			s.envoyDone <- err
+	return err
+}
+
+// findEnvoy finds the binary and checks its version.
+func findEnvoy(ctx context.Context, c *configv1.Config) (string, error) {
+	binary := c.Envoy.GetBinary()
+	if binary == "" {
+		var err error
+		if binary, err = envoyproc.Find(); err != nil {
+			return "", err
 		}
-		return err
-	})
-	return nil
+	}
+	return binary, envoyproc.CheckVersion(ctx, binary)
 }
 
 // awaitEnvoy returns once Envoy has taken the whole configuration and serves every listener. One request goes through each listener,
@@ -57,37 +60,30 @@ func (s *Server) startEnvoy(ctx context.Context, c *config.Config) error {
 func (s *Server) awaitEnvoy(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, startup)
 	defer cancel()
-	synced := make(chan error, 1)
-	go func() { synced <- s.publisher.Synced(ctx) }()
-	select {
-	case err := <-synced:
-		var r *xds.Rejected
-		if errors.As(err, &r) && strings.Contains(r.Message, "ddress already in use") {
-			return fmt.Errorf("a listener's address is taken by another process; end it, or change listeners[].address: %s", r.Message)
+	go func() {
+		select {
+		case <-s.envoy.Done():
+			cancel()
+		case <-ctx.Done():
 		}
-		if err != nil {
+	}()
+	if err := s.publisher.Synced(ctx); err != nil {
+		select {
+		case <-s.envoy.Done():
+			return s.envoy.Wait()
+		default:
 			return err
 		}
-	case err := <-s.envoyDone:
-		return err
 	}
-	for {
-		err := s.envoy.Ready(ctx)
-		if err == nil {
-			break
-		}
-		select {
-		case <-time.After(10 * time.Millisecond):
-		case <-ctx.Done():
-			return fmt.Errorf("envoy is not ready: %w", err)
-		}
+	if err := s.envoy.Ready(ctx); err != nil {
+		return err
 	}
 	return s.warm(ctx)
 }
 
 // warm sends one request through each listener.
 func (s *Server) warm(ctx context.Context) error {
-	bound, err := s.envoy.Listeners(ctx)
+	bound, err := s.envoy.Admin().Listeners(ctx)
 	if err != nil {
 		return err
 	}
@@ -127,7 +123,7 @@ func (s *Server) listener(envoyName string) *configv1.Listener {
 func (s *Server) urls(ctx context.Context) string {
 	bound := map[string]string{}
 	if s.envoy != nil {
-		bound, _ = s.envoy.Listeners(ctx) // the configured addresses do where Envoy does not say
+		bound, _ = s.envoy.Admin().Listeners(ctx) // the configured addresses do where Envoy does not say
 	}
 	c := s.now().config.Proto
 	var out []string
@@ -154,15 +150,20 @@ func (s *Server) urls(ctx context.Context) string {
 	return strings.Join(out, " ")
 }
 
-// envoyFailed tells when Envoy cannot be started any more; it never does without a child.
-func (s *Server) envoyFailed() <-chan error { return s.envoyDone }
+// envoyFailed is closed when Envoy cannot be started any more; never without a child.
+func (s *Server) envoyFailed() <-chan struct{} {
+	if s.envoy == nil {
+		return nil
+	}
+	return s.envoy.Done()
+}
 
 // envoyPID is the child's process id, 0 while there is none.
 func (s *Server) envoyPID() int {
 	if s.envoy == nil {
 		return 0
 	}
-	return s.envoy.PID()
+	return s.envoy.Pid()
 }
 
 // drain lets streams finish, then ends Envoy.
@@ -174,22 +175,18 @@ func (s *Server) drain() {
 	ctx, cancel := context.WithTimeout(context.Background(), s.now().config.Proto.Envoy.DrainTime.AsDuration())
 	defer cancel()
 	s.log.Info("draining")
-	if err := s.envoy.Drain(ctx); err != nil {
+	if err := s.envoy.Stop(ctx); err != nil {
 		s.log.Warn("the drain ended early", "error", err)
 	}
-	s.crew.stop("envoy")
 }
 
 // validateEnvoy lets an Envoy binary judge a rendered configuration. What was done is told in words.
-func validateEnvoy(ctx context.Context, c *config.Config, file string) (string, error) {
-	binary, err := envoyproc.Find(c.Proto.Envoy.GetBinary())
+func validateEnvoy(ctx context.Context, c *config.Config, rendered []byte) (string, error) {
+	binary, err := findEnvoy(ctx, c.Proto)
 	if err != nil {
-		return "configuration and policies; the Envoy configuration was not validated, since no Envoy binary was found", nil
+		return "configuration and policies; the Envoy configuration was not validated: " + err.Error(), nil
 	}
-	if err := envoyproc.CheckVersion(ctx, binary); err != nil {
-		return "", err
-	}
-	return "configuration, policies, and the Envoy configuration by Envoy " + envoy.Version(), envoyproc.Validate(ctx, binary, file)
+	return "configuration, policies, and the Envoy configuration by Envoy " + envoy.Version(), envoyproc.Validate(ctx, binary, rendered)
 }
 
 // collectorTLS is how spans travel to a collector that wants TLS.

@@ -32,8 +32,8 @@ func (s *Server) reloads(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case err := <-s.envoyFailed():
-			return err
+		case <-s.envoyFailed():
+			return s.envoy.Wait()
 		case <-hup:
 			settled = time.After(0)
 		case e := <-w.Events:

@@ -2,9 +2,12 @@ package server
 
 import (
 	"context"
+	"net/http"
 	"time"
 
+	"github.com/mcpgw/mcpgw/pkg/accesslog"
 	"github.com/mcpgw/mcpgw/pkg/gateway"
+	"github.com/mcpgw/mcpgw/pkg/mcp"
 	"github.com/mcpgw/mcpgw/pkg/telemetry"
 )
 
@@ -33,4 +36,25 @@ func (s *Server) report(ctx context.Context, x *gateway.Exchange) {
 		e.Refusal, e.Code, e.Message, e.Cause = f.Kind.String(), f.Kind.Code(), f.Message, f.Cause
 	}
 	s.telemetry.Observe(ctx, e)
+	if standing := x.Class() == mcp.Listen || r.HTTPMethod == http.MethodGet; !standing { // streams end when their clients like
+		s.accesslog.Decided(accesslog.Decision{ID: r.DecisionID, Method: r.Method, Server: r.Server, Kind: r.Kind, Item: r.Item, Lane: r.Lane})
+	}
+}
+
+// outcome hands on how an exchange ended, as Envoy saw it.
+func (s *Server) outcome(o *accesslog.Outcome) {
+	if o.Egress {
+		return // part of an exchange whose own end is told, too
+	}
+	if !o.Decided && o.Outcome != accesslog.Unknown {
+		s.telemetry.Metrics.Unjoined("no_decision")
+		return
+	}
+	s.telemetry.Metrics.Outcome(telemetry.Outcome{Method: o.Method, Server: o.Server, Kind: o.Kind, Item: o.Item, Outcome: o.Outcome, Code: o.ErrorCode, Duration: o.Duration})
+	switch o.Outcome {
+	case accesslog.OK, accesslog.Answered, accesslog.Accepted:
+		return
+	}
+	s.log.Info("outcome", "decision_id", o.ID, "trace_id", o.TraceID, "method", o.Method, "server", o.Server, "item", o.Item, "outcome", o.Outcome,
+		"code", o.ErrorCode, "status", o.Code, "upstream_status", o.Upstream, "details", o.Details, "attempts", o.Attempts, "duration_us", o.Duration.Microseconds())
 }

@@ -23,6 +23,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/keepalive"
 
+	"github.com/mcpgw/mcpgw/pkg/accesslog"
 	"github.com/mcpgw/mcpgw/pkg/admin"
 	"github.com/mcpgw/mcpgw/pkg/broker"
 	"github.com/mcpgw/mcpgw/pkg/catalog"
@@ -63,10 +64,10 @@ type Server struct {
 	publisher *xds.Publisher
 	telemetry *telemetry.Telemetry
 	extproc   *extproc.Server
+	accesslog *accesslog.Log
 	egress    *http.Transport
 	crew      *crew
 	envoy     *envoyproc.Process // nil without Envoy
-	envoyDone chan error         // tells that Envoy cannot be started
 
 	mu      sync.Mutex // guards all below
 	world   *built     // what is in force
@@ -149,11 +150,12 @@ func newServer(ctx context.Context, o Options, c *config.Config) (s *Server, cle
 		Keepalive: l.GetStreamKeepalive().AsDuration(), CallTotal: l.GetCallTotal().AsDuration(), MaxEvent: int(l.GetServerMessageBytes())})
 	s.publisher = xds.NewPublisher(s.log.With("component", "xds"))
 	s.extproc = extproc.New(s.gateway, s.report, s.log.With("component", "extproc"))
+	s.accesslog = accesslog.New(accesslog.Options{Report: s.outcome, MaxAge: l.GetCallTotal().AsDuration() + 5*time.Minute})
 	s.egress = egressTransport(s.sockets.Egress)
 	s.crew = newCrew(ctx, s.log)
 	s.telemetry.Metrics.Watch(telemetry.Sources{
 		InFlight: s.extproc.InFlight, Broken: s.extproc.Broken, BodyBytes: s.bodies.InUse, Sessions: s.sessions.Len, Streams: s.streams.InUse,
-		Parked: s.gateway.Parked, SpansLost: s.telemetry.Tracing.Lost,
+		Parked: s.gateway.Parked, SpansLost: s.telemetry.Tracing.Lost, AccessLogLost: s.accesslog.Lost,
 	})
 	return s, cleanup, nil
 }
@@ -218,6 +220,7 @@ func (s *Server) run(ctx context.Context, c *config.Config) (err error) {
 		return err
 	}
 	s.crew.start("sessions", s.sessions.Run)
+	s.crew.start("accesslog", s.accesslog.Run)
 	first, err := s.build(ctx, c)
 	if err != nil {
 		return err
@@ -249,6 +252,7 @@ func (s *Server) serveSockets(c *configv1.Config) error {
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
 	)
 	s.extproc.Register(g)
+	s.accesslog.Register(g)
 	s.publisher.Register(g)
 	grpcListener, err := listenUnix(s.sockets.GRPC)
 	if err != nil {

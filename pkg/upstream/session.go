@@ -48,11 +48,6 @@ func (c *Client) Initialize(ctx context.Context, params []byte) (*Session, error
 	return s, nil
 }
 
-// Resume returns a session that was made before, by this process or another; nothing is sent. Its Result is nil.
-func (c *Client) Resume(id string, revision mcp.Revision) *Session {
-	return &Session{ID: id, Revision: revision, client: c}
-}
-
 func sessionID(s string) bool {
 	for n := range len(s) {
 		if s[n] < 0x21 || s[n] > 0x7e {

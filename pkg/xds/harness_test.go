@@ -120,8 +120,8 @@ func (s *logSink) StreamAccessLogs(g alsv3.AccessLogService_StreamAccessLogsServ
 			return nil
 		}
 		for _, e := range m.GetHttpLogs().GetLogEntry() {
-			s.entries.Add(1)
 			s.last.Store(e.String())
+			s.entries.Add(1)
 		}
 	}
 }

@@ -32,7 +32,8 @@ func (b *builder) routeTable(name string) *routev3.RouteConfiguration {
 	return t
 }
 
-// ingressHost routes by the header that only ext_proc can set.
+// ingressHost routes by the header that only ext_proc can set. What holds for every server stands here and not on
+// its route: no route can forget it, and a table of 1,000 routes stays small.
 func (b *builder) ingressHost() *routev3.VirtualHost {
 	actions := map[string]*matchv3.Matcher_OnMatch{
 		Broker: b.action(&routev3.Route{
@@ -57,7 +58,12 @@ func (b *builder) ingressHost() *routev3.VirtualHost {
 			HeaderBackend, "authorization", "proxy-authorization", "cookie", "accept-encoding", "origin", "referer", "forwarded",
 			"x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-envoy-external-address", "x-envoy-internal", "x-real-ip", "baggage", "trailer",
 		},
-		ResponseHeadersToRemove: []string{HeaderLocal, "x-envoy-upstream-service-time", "x-envoy-attempt-count", "x-powered-by", "via", "alt-svc"},
+		// The guard lets an allow-list through; this is what holds if it fails.
+		ResponseHeadersToRemove: []string{
+			HeaderLocal, "set-cookie", "www-authenticate", "proxy-authenticate", "location",
+			"x-envoy-upstream-service-time", "x-envoy-attempt-count", "x-powered-by", "via", "alt-svc",
+		},
+		RetryPolicy:             b.retry(),
 		Matcher:                 b.byHeader(HeaderBackend, actions, b.unrouted()),
 	}
 }
@@ -83,11 +89,10 @@ func (b *builder) direct(s Server) *routev3.Route {
 		Name:                    "direct/" + s.Name,
 		Match:                   post(), // a GET or HEAD sent here by mistake ends in 404
 		RequestHeadersToRemove:  []string{HeaderDecision, HeaderExchange, HeaderClientTrace},
-		ResponseHeadersToRemove: []string{"mcp-session-id", "set-cookie", "www-authenticate", "proxy-authenticate", "location", "access-control-allow-origin"},
+		ResponseHeadersToRemove: []string{"mcp-session-id", "access-control-allow-origin"}, // the broker's own are not a server's
 		Action: &routev3.Route_Route{Route: b.towards(s, func(a *routev3.RouteAction) {
 			a.IdleTimeout = duration(s.CallIdle)
 			a.MaxStreamDuration = &routev3.RouteAction_MaxStreamDuration{MaxStreamDuration: duration(s.CallTotal)}
-			a.RetryPolicy = b.retry()
 		})},
 	}
 }
@@ -101,8 +106,8 @@ func (b *builder) egressHost() *routev3.VirtualHost {
 			Match: &routev3.RouteMatch{PathSpecifier: prefix("/")},
 			Action: &routev3.Route_Route{Route: b.towards(s, func(a *routev3.RouteAction) {
 				a.IdleTimeout = duration(0)
-				if !s.Sticky {
-					a.RetryPolicy = b.retry() // a retry would leave the host that holds the session
+				if s.Sticky {
+					a.RetryPolicy = &routev3.RetryPolicy{} // none: a retry would leave the host that holds the session
 				}
 			})},
 		}
@@ -119,9 +124,10 @@ func (b *builder) egressHost() *routev3.VirtualHost {
 		inside = &matchv3.Matcher_OnMatch{OnMatch: &matchv3.Matcher_OnMatch_Matcher{Matcher: b.byHeader(HeaderBackend, actions, none)}}
 	}
 	return &routev3.VirtualHost{
-		Name:    "all",
-		Domains: []string{"*"},
-		Matcher: b.byHeader(HeaderEgressToken, map[string]*matchv3.Matcher_OnMatch{b.EgressToken: inside}, b.action(answer("egress/refuse", 403))),
+		Name:        "all",
+		Domains:     []string{"*"},
+		RetryPolicy: b.retry(),
+		Matcher:     b.byHeader(HeaderEgressToken, map[string]*matchv3.Matcher_OnMatch{b.EgressToken: inside}, b.action(answer("egress/refuse", 403))),
 	}
 }
 

@@ -55,7 +55,7 @@ type Stats struct {
 type Rejected struct {
 	Node    string
 	TypeURL string
-	Message string // Envoy's own words
+	Message string // Envoy's own words, in one line
 }
 
 func (r *Rejected) Error() string {
@@ -298,7 +298,7 @@ func (c *stream) take(r *discoveryv3.DeltaDiscoveryRequest) {
 			for _, n := range f.removed {
 				sub.has[n] = ""
 			}
-			c.rejected(sub, f.of, &Rejected{Node: c.node, TypeURL: r.TypeUrl, Message: e.Message})
+			c.rejected(sub, f.of, &Rejected{Node: c.node, TypeURL: r.TypeUrl, Message: strings.Join(strings.Fields(e.Message), " ")})
 		} else {
 			for n, v := range f.sent {
 				sub.has[n] = v

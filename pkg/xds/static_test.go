@@ -121,6 +121,7 @@ func TestGuard(t *testing.T) {
 	c := &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{}, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	defer c.CloseIdleConnections()
 	post1(t, c, base+"/direct/plain") // the access log's stream connects
+	eventually(t, "the first record", func() bool { return h.logs.entries.Load() == 1 })
 
 	for _, tc := range cases {
 		for _, era := range []string{"modern", "legacy"} {
@@ -154,6 +155,13 @@ func TestGuard(t *testing.T) {
 	for name, reason := range map[string]string{"refused": "unavailable", "hang": "timeout", "total": "timeout", "nowhere": "unavailable"} {
 		if status, body, _ := post1(t, c, base+"/direct/"+name); status != 200 || body != fixed(name, reason) {
 			t.Errorf("%s: got %d %s", name, status, body)
+		}
+	}
+
+	// A refused connection is tried again, an answer that was cut is not: the tool may have run.
+	for name, want := range map[string]int{"refused": 2, "reset": 0, "cut-length": 0, "html-502": 0} {
+		if n := p.stat("cluster.s/" + name + ".upstream_rq_retry"); n != want {
+			t.Errorf("%s: %d retries, want %d", name, n, want)
 		}
 	}
 

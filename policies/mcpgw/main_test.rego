@@ -1,3 +1,4 @@
+# How the main module combines the rules of a policy.
 package mcpgw.main_test
 
 import data.mcpgw.main

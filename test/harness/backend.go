@@ -417,9 +417,9 @@ func (b *Backend) items() {
 	read := func(_ context.Context, r *mcp.ReadResourceRequest) (*mcp.ReadResourceResult, error) {
 		return &mcp.ReadResourceResult{Contents: []*mcp.ResourceContents{{URI: r.Params.URI, MIMEType: "text/plain", Text: "text of " + r.Params.URI}}}, nil
 	}
-	b.Server.AddResource(&mcp.Resource{URI: "test://text", Name: "text", MIMEType: "text/plain"}, read)
+	b.Server.AddResource(&mcp.Resource{URI: "test://text", Name: "text", Description: "a text", MIMEType: "text/plain"}, read)
 	b.Server.AddResourceTemplate(&mcp.ResourceTemplate{URITemplate: "test://item/{id}", Name: "item"}, read)
-	b.Server.AddPrompt(&mcp.Prompt{Name: "greet", Arguments: []*mcp.PromptArgument{{Name: "who"}}},
+	b.Server.AddPrompt(&mcp.Prompt{Name: "greet", Description: "asks for a greeting", Arguments: []*mcp.PromptArgument{{Name: "who"}}},
 		func(_ context.Context, r *mcp.GetPromptRequest) (*mcp.GetPromptResult, error) {
 			return &mcp.GetPromptResult{Messages: []*mcp.PromptMessage{{Role: "user", Content: &mcp.TextContent{Text: "greet " + r.Params.Arguments["who"]}}}}, nil
 		})

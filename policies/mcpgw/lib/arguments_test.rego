@@ -1,3 +1,4 @@
+# What the proofs accept, and that they accept nothing else.
 package mcpgw.lib.arguments_test
 
 import data.mcpgw.lib.arguments

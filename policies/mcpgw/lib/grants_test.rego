@@ -1,3 +1,4 @@
+# Grants: by item, by server, and by nothing else.
 package mcpgw.lib.grants_test
 
 import data.mcpgw.lib.grants

@@ -1,3 +1,4 @@
+# What counts as reading only.
 package mcpgw.lib.readonly_test
 
 import data.mcpgw.lib.readonly
