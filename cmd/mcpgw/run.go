@@ -24,7 +24,7 @@ func (s *source) load() (*config.Config, error) {
 	if s.mcp == "" {
 		return config.Load(s.file)
 	}
-	return config.Load(s.file)
+	return config.LoadWith(s.file, s.mcp)
 }
 
 func runCommand() *cobra.Command {

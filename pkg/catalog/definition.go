@@ -33,8 +33,8 @@ type Trust struct {
 	Annotations bool
 	// Set holds the operator's annotations, a JSON object by item name. They always count, and win member by member.
 	Set map[string]json.RawMessage
-	// Tags holds the operator's tags by item name.
-	Tags map[string][]string
+	// Tags are the operator's, for every item of the server.
+	Tags []string
 }
 
 // shapes are the members whose JSON type a client may insist on; it would refuse the whole list for one that is wrong.
@@ -84,7 +84,7 @@ func NewItem(server string, kind Kind, definition []byte, trust Trust) (*Item, e
 	if i.Annotations, err = counted(claims.Raw, trust, i.Name); err != nil {
 		return nil, err
 	}
-	i.Tags = slices.Clone(trust.Tags[i.Name])
+	i.Tags = slices.Clone(trust.Tags)
 	sum := sha256.Sum256(definition)
 	i.Digest = hex.EncodeToString(sum[:])
 	return i, nil

@@ -1,6 +1,7 @@
 package catalog
 
 import (
+	"fmt"
 	"sync"
 
 	"github.com/mcpgw/mcpgw/pkg/mcp"
@@ -37,6 +38,17 @@ func (k Kind) String() string {
 
 // MarshalText lets a kind be a JSON string and a JSON object key.
 func (k Kind) MarshalText() ([]byte, error) { return []byte(k.String()), nil }
+
+// UnmarshalText reads what MarshalText wrote.
+func (k *Kind) UnmarshalText(text []byte) error {
+	for _, known := range Kinds {
+		if string(text) == known.String() {
+			*k = known
+			return nil
+		}
+	}
+	return fmt.Errorf("%q is no kind of item", text)
+}
 
 // Item is one tool, resource, resource template or prompt as one server defines it.
 // It is immutable and may be shared by any number of goroutines, views and snapshots.

@@ -62,7 +62,7 @@ func (c *checker) check() {
 	c.telemetry()
 	c.admin(taken)
 	c.limits()
-	c.envoy(taken)
+	c.envoy()
 }
 
 func (c *checker) policy() {
@@ -111,7 +111,7 @@ func (c *checker) limits() {
 	}
 }
 
-func (c *checker) envoy(taken map[string]string) {
+func (c *checker) envoy() {
 	e := c.config.Envoy
 	if e.Binary != "" {
 		c.resolve(&e.Binary)
@@ -124,28 +124,6 @@ func (c *checker) envoy(taken map[string]string) {
 		if longest := filepath.Join(e.RunDir, "envoy-admin.sock"); len(longest) > maxSocketPath {
 			c.fault("envoy.run_dir", fmt.Sprintf("%s is too long for a socket's path", e.RunDir), fmt.Sprintf("choose one of at most %d bytes", maxSocketPath-len("/envoy-admin.sock")))
 		}
-	}
-	f := e.Front
-	if f == nil {
-		return
-	}
-	c.address(taken, "envoy.front.address", &f.Address)
-	unix := strings.HasPrefix(f.Address, "unix:")
-	switch {
-	case f.Tls != nil && f.InsecureTcp:
-		c.fault("envoy.front.insecure_tcp", "stands beside `tls`", "keep one of them")
-	case unix && f.Tls != nil:
-		c.fault("envoy.front.tls", "stands beside a unix socket", "leave it out, or write IP:PORT as the address")
-	case unix && f.InsecureTcp:
-		c.fault("envoy.front.insecure_tcp", "stands beside a unix socket", "leave it out")
-	case !unix && f.Address != "" && f.Tls == nil && !f.InsecureTcp:
-		c.fault("envoy.front", "is a port without TLS: whoever reaches it could speak as Envoy", "add `tls`, or use unix:PATH; `insecure_tcp: true` only where a mesh supplies mutual TLS")
-	case f.InsecureTcp:
-		c.warn("envoy.front.insecure_tcp", "whoever reaches "+f.Address+" can speak as Envoy", "make sure that the mesh lets nobody else in")
-	}
-	if t := f.Tls; t != nil {
-		c.keyPair("envoy.front.tls", &t.CertFile, &t.KeyFile)
-		c.authorities("envoy.front.tls.client_ca_file", &t.ClientCaFile)
 	}
 }
 

@@ -53,10 +53,42 @@ func Load(path string) (*Config, error) {
 	return Parse(path, data)
 }
 
+// LoadWith is Load with the servers of an mcpServers file (see
+// [ImportMCPServers]) behind the configuration's own.
+func LoadWith(path, mcpServers string) (*Config, error) {
+	data, err := readBounded(path, MaxBytes)
+	if err != nil {
+		return nil, Faults{{File: path, Message: err.Error(), Remedy: "name a YAML file"}}
+	}
+	foreign, err := readBounded(mcpServers, MaxBytes)
+	if err != nil {
+		return nil, Faults{{File: mcpServers, Message: err.Error(), Remedy: "name a JSON file with mcpServers"}}
+	}
+	imported, warnings, err := ImportMCPServers(foreign)
+	if err != nil {
+		return nil, Faults{{File: mcpServers, Message: err.Error(), Remedy: `write {"mcpServers": {NAME: {"command": …} or {"url": …}}}`}}
+	}
+	c, err := parse(path, data, imported.Servers)
+	if err != nil {
+		return nil, err
+	}
+	absolute, err := filepath.Abs(mcpServers)
+	if err != nil {
+		return nil, Faults{{File: mcpServers, Message: err.Error(), Remedy: "give an absolute path"}}
+	}
+	c.Files = append(c.Files, absolute)
+	for _, w := range warnings {
+		c.Warnings = append(c.Warnings, Fault{File: mcpServers, Message: w, Remedy: "write the server into the configuration to say more of it"})
+	}
+	return c, nil
+}
+
 // Parse checks data as the content of the file called name; relative paths in
 // it are taken from name's directory. Files that it names are looked at, and
 // environment variables, but nothing is kept of them. The error is [Faults].
-func Parse(name string, data []byte) (*Config, error) {
+func Parse(name string, data []byte) (*Config, error) { return parse(name, data, nil) }
+
+func parse(name string, data []byte, more []*configv1.Server) (*Config, error) {
 	absolute, err := filepath.Abs(name)
 	if err != nil {
 		return nil, Faults{{File: name, Message: "its directory is unknown: " + err.Error(), Remedy: "give an absolute path"}}
@@ -67,6 +99,7 @@ func Parse(name string, data []byte) (*Config, error) {
 		return nil, Faults{fault}
 	}
 	c.decode(data)
+	c.config.Servers = append(c.config.Servers, more...)
 	setDefaults(c.config)
 	c.validate()
 	c.check()

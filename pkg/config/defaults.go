@@ -123,7 +123,6 @@ func setLimits(l *configv1.Limits) {
 	orDuration(&l.Park, 30*time.Second)
 	orDuration(&l.StreamKeepalive, 25*time.Second)
 	orNew(&l.ServerMessageBytes, 16<<20)
-	orNew(&l.ItemsPerServer, 10000)
 	orNew(&l.FailedCredentialsPerMinute, 60)
 }
 

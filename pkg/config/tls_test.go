@@ -58,10 +58,6 @@ servers:
       url: https://s.example/mcp
       tls: {ca_file: a.pem, client_cert_file: b.pem, client_key_file: b.key}
 policy: {directory: policies}
-envoy:
-  front:
-    address: 127.0.0.1:9000
-    tls: {cert_file: b.pem, key_file: b.key, client_ca_file: a.pem, client_names: [envoy]}
 `
 	path := filepath.Join(dir, "mcpgw.yaml")
 	c, err := Parse(path, []byte(strings.ReplaceAll(text, "KEY", "a.key")))

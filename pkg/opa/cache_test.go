@@ -33,7 +33,7 @@ deny contains "there" if input.context.endpoint == "/closed"
 		change func(q *policy.Question)
 		same   bool
 	}{
-		"nothing":                {func(q *policy.Question) {}, true},
+		"nothing":                {func(*policy.Question) {}, true},
 		"unread argument":        {func(q *policy.Question) { q.Arguments = []byte(`{"max_count":5,"path":{"b":1},"more":null}`) }, true},
 		"space between members":  {func(q *policy.Question) { q.Arguments = []byte(` { "max_count" :5, "path":"a" } `) }, true},
 		"escaped name":           {func(q *policy.Question) { q.Arguments = []byte(`{"max\u005fcount":5,"path":"a"}`) }, true},

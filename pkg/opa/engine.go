@@ -260,7 +260,8 @@ func readReason(t *ast.Term) (policy.Reason, error) {
 
 // callKey is the key of a ruling.
 func (e *Engine) callKey(q *policy.Question, w *scratch) ([32]byte, error) {
-	b := append(w.key[:0], 'C')
+	b := w.key[:0]
+	b = append(b, 'C')
 	b = append(b, e.revision...)
 	b, err := e.selection.appendCaller(b, q, w)
 	if err == nil {

@@ -194,9 +194,17 @@ func (s *selection) appendCaller(b []byte, q *policy.Question, w *scratch) ([]by
 		f    field
 		text string
 	}{
-		{subjectType, p.Type}, {subjectID, p.ID}, {subjectIssuer, p.Issuer}, {subjectClient, p.Client}, {subjectTenant, p.Tenant},
-		{actionName, q.Action}, {contextEndpoint, q.Context.Endpoint}, {contextEra, q.Context.Era}, {contextRevision, q.Context.Revision},
-		{contextClientAddress, q.Context.ClientAddress}, {contextRequestID, q.Context.RequestID},
+		{subjectType, p.Type},
+		{subjectID, p.ID},
+		{subjectIssuer, p.Issuer},
+		{subjectClient, p.Client},
+		{subjectTenant, p.Tenant},
+		{actionName, q.Action},
+		{contextEndpoint, q.Context.Endpoint},
+		{contextEra, q.Context.Era},
+		{contextRevision, q.Context.Revision},
+		{contextClientAddress, q.Context.ClientAddress},
+		{contextRequestID, q.Context.RequestID},
 	}
 	for i := range texts {
 		if s.read[texts[i].f] {
@@ -230,8 +238,12 @@ func (s *selection) appendItem(b []byte, i *catalog.Item, w *scratch) ([]byte, e
 		f    field
 		text string
 	}{
-		{resourceType, i.Kind.String()}, {resourceID, i.ID()}, {resourceServer, i.Server}, {resourceName, i.Name},
-		{resourceTitle, i.Title}, {resourceDigest, i.Digest},
+		{resourceType, i.Kind.String()},
+		{resourceID, i.ID()},
+		{resourceServer, i.Server},
+		{resourceName, i.Name},
+		{resourceTitle, i.Title},
+		{resourceDigest, i.Digest},
 	}
 	for k := range texts {
 		if s.read[texts[k].f] {

@@ -28,7 +28,8 @@ func (e *Engine) ListKey(q *policy.Question) (key [32]byte, ok bool) {
 }
 
 func (e *Engine) listKey(q *policy.Question, w *scratch) ([32]byte, error) {
-	b := append(w.key[:0], 'L')
+	b := w.key[:0]
+	b = append(b, 'L')
 	b = append(b, e.revision...)
 	b, err := e.selection.appendCaller(b, q, w)
 	w.key = b

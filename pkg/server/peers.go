@@ -89,7 +89,7 @@ func (s *Server) watch(old, b *built) {
 			continue
 		}
 		c := upstream.NewClient(upstream.Options{
-			Server: srv.Name, URL: "http://egress/", Transport: s.egress, Trust: b.trust[srv.Name], Version: s.opts.Version,
+			Server: srv.Name, URL: "http://egress/", Transport: s.egress, Trust: b.trust[srv.Name], Era: srv.Era, Version: s.opts.Version,
 			Header: http.Header{http.CanonicalHeaderKey(gateway.HeaderBackend): {gateway.BackendPrefix + srv.Name}, http.CanonicalHeaderKey(gateway.HeaderToken): {s.token}},
 		})
 		s.mu.Lock()

@@ -120,7 +120,7 @@ func endpoints(c *configv1.Config) []catalog.Endpoint {
 
 // trust is whose word counts about a server's items.
 func trust(s *configv1.Server) (catalog.Trust, error) {
-	t := catalog.Trust{Annotations: s.TrustAnnotations, Set: map[string]json.RawMessage{}}
+	t := catalog.Trust{Annotations: s.TrustAnnotations, Tags: s.Tags, Set: map[string]json.RawMessage{}}
 	for name, a := range s.Annotations {
 		m := map[string]any{}
 		put := func(key string, v *bool) {

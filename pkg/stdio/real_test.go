@@ -293,7 +293,7 @@ func BenchmarkTime(b *testing.B) {
 		br := start(b, "modern", func(o *Options) { o.Log = nil })
 		b.ReportAllocs()
 		for b.Loop() {
-			if got := br.post(call, ""); got.status != 200 {
+			if got := br.post(tool(`1`, "raw", ``), ""); got.status != 200 {
 				b.Error(got)
 			}
 		}

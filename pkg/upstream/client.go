@@ -41,6 +41,7 @@ type Options struct {
 	Header    http.Header       // set on every request: the gateway's own, they win over all others
 	Transport http.RoundTripper // nil means http.DefaultTransport
 	Trust     catalog.Trust
+	Era       string        // "modern" or "legacy": the one era to speak; "" or "auto" finds out
 	Timeout   time.Duration // of one request of Probe or Fetch; 0 means 30 s
 	Version   string        // of the gateway, told in clientInfo
 }

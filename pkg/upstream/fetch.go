@@ -39,11 +39,20 @@ func (c *Client) Probe(ctx context.Context) (*catalog.Source, error) {
 // probe leaves the legacy session open, for reading. It is nil where the server speaks only the modern era.
 func (c *Client) probe(ctx context.Context) (*catalog.Source, *Session, error) {
 	s := &catalog.Source{Server: c.Server}
-	said, err := c.discover(ctx, s)
-	if err != nil && fatal(err) {
-		return nil, nil, err
+	var said []mcp.Revision
+	err := errNotAsked
+	if c.Era != "legacy" {
+		if said, err = c.discover(ctx, s); err != nil && fatal(err) {
+			return nil, nil, err
+		}
 	}
-	session, legacyErr := c.Initialize(ctx, c.initializeParams())
+	var session *Session
+	legacyErr := errNotAsked
+	if c.Era == "modern" && err != nil {
+		legacyErr = err
+	} else if c.Era != "modern" {
+		session, legacyErr = c.Initialize(ctx, c.initializeParams())
+	}
 	if legacyErr == nil {
 		s.Legacy, s.Sessions = true, session.ID != ""
 		said = append(said, session.Revision)
@@ -68,6 +77,9 @@ func (c *Client) probe(ctx context.Context) (*catalog.Source, *Session, error) {
 	}
 	return s, session, nil
 }
+
+// errNotAsked stands for the answer in an era that the configuration rules out.
+var errNotAsked = errors.New("not asked in this era")
 
 // fatal reports whether asking in the other era is of no use.
 func fatal(err error) bool {

@@ -48,6 +48,11 @@ func (c *Client) Initialize(ctx context.Context, params []byte) (*Session, error
 	return s, nil
 }
 
+// Resume is a session that was opened before, made from what a store kept of it. Its Result is not known.
+func (c *Client) Resume(id string, revision mcp.Revision) *Session {
+	return &Session{ID: id, Revision: revision, client: c}
+}
+
 func sessionID(s string) bool {
 	for n := range len(s) {
 		if s[n] < 0x21 || s[n] > 0x7e {

@@ -59,7 +59,7 @@ func (s *Publisher) Publish(ctx context.Context, next *Resources, swap func()) (
 		if err != nil {
 			return rep, err
 		}
-		wait, cancel := context.WithTimeout(ctx, patience)
+		wait, cancel := context.WithTimeout(ctx, s.patience)
 		defer cancel()
 		for _, r := range []*Resources{
 			old.overlaid(both, typeCluster, typeSecret),
@@ -78,7 +78,7 @@ func (s *Publisher) Publish(ctx context.Context, next *Resources, swap func()) (
 	if swap != nil {
 		swap()
 	}
-	wait, cancel := context.WithTimeout(ctx, patience)
+	wait, cancel := context.WithTimeout(ctx, s.patience)
 	defer cancel()
 	if old != nil {
 		s.mu.Lock()

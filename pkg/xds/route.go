@@ -63,8 +63,8 @@ func (b *builder) ingressHost() *routev3.VirtualHost {
 			HeaderLocal, "set-cookie", "www-authenticate", "proxy-authenticate", "location",
 			"x-envoy-upstream-service-time", "x-envoy-attempt-count", "x-powered-by", "via", "alt-svc",
 		},
-		RetryPolicy:             b.retry(),
-		Matcher:                 b.byHeader(HeaderBackend, actions, b.unrouted()),
+		RetryPolicy: b.retry(),
+		Matcher:     b.byHeader(HeaderBackend, actions, b.unrouted()),
 	}
 }
 

@@ -26,7 +26,8 @@ import (
 // A stream is open for as long as its Envoy runs, so stop the gRPC server with Stop, not GracefulStop.
 type Publisher struct {
 	discoveryv3.UnimplementedAggregatedDiscoveryServiceServer
-	log *slog.Logger
+	log      *slog.Logger
+	patience time.Duration // see Publish
 
 	publishing sync.Mutex // one change at a time
 
@@ -64,7 +65,7 @@ func (r *Rejected) Error() string {
 
 // NewPublisher makes a publisher that has no world yet: Envoys may connect, and wait.
 func NewPublisher(log *slog.Logger) *Publisher {
-	return &Publisher{log: log, streams: map[*stream]bool{}, changed: make(chan struct{})}
+	return &Publisher{log: log, patience: patience, streams: map[*stream]bool{}, changed: make(chan struct{})}
 }
 
 // Register adds the discovery service to a gRPC server.
@@ -290,22 +291,9 @@ func (c *stream) take(r *discoveryv3.DeltaDiscoveryRequest) {
 		c.subs[r.TypeUrl] = sub
 	}
 	if f := sub.flight; f != nil && r.ResponseNonce == f.nonce {
-		sub.flight = nil
+		sub.settle(r.ErrorDetail == nil)
 		if e := r.ErrorDetail; e != nil {
-			for n := range f.sent {
-				sub.has[n] = ""
-			}
-			for _, n := range f.removed {
-				sub.has[n] = ""
-			}
 			c.rejected(sub, f.of, &Rejected{Node: c.node, TypeURL: r.TypeUrl, Message: strings.Join(strings.Fields(e.Message), " ")})
-		} else {
-			for n, v := range f.sent {
-				sub.has[n] = v
-			}
-			for _, n := range f.removed {
-				delete(sub.has, n)
-			}
 		}
 	}
 	for _, n := range r.ResourceNamesSubscribe {
@@ -326,6 +314,25 @@ func (c *stream) take(r *discoveryv3.DeltaDiscoveryRequest) {
 		delete(sub.names, n)
 		if !sub.wildcard {
 			delete(sub.has, n)
+		}
+	}
+}
+
+// settle notes Envoy's answer to what is in flight.
+func (u *subscription) settle(taken bool) {
+	f := u.flight
+	u.flight = nil
+	for n, v := range f.sent {
+		if !taken {
+			v = ""
+		}
+		u.has[n] = v
+	}
+	for _, n := range f.removed {
+		if taken {
+			delete(u.has, n)
+		} else {
+			u.has[n] = ""
 		}
 	}
 }
@@ -373,6 +380,7 @@ func (c *stream) send() (<-chan struct{}, time.Duration, error) {
 		f.of, f.nonce = target, strconv.FormatUint(c.nonce, 10)
 		resp.TypeUrl, resp.Nonce, resp.SystemVersionInfo = t, f.nonce, target.digest
 		s.mu.Lock()
+		c.applied = nil // until all of it is acknowledged again: a world that is taken back is not there again by itself
 		s.stats.Responses++
 		s.stats.Resources += uint64(len(resp.Resources))
 		s.stats.Bytes += uint64(deterministic.Size(resp))

@@ -36,7 +36,7 @@ type Endpoint struct {
 	Servers []*Selection `protobuf:"bytes,4,rep,name=servers,proto3" json:"servers,omitempty"`
 	// Whether each selected server has a path of its own beside the merged one,
 	// `<path>/<server>`, under the same selection and with the server's own
-	// names. Such an endpoint is called `<name>/<server>`. Default: false.
+	// names. Policy reads the same endpoint name on both. Default: false.
 	PerServer bool `protobuf:"varint,5,opt,name=per_server,json=perServer,proto3" json:"per_server,omitempty"`
 	// How a call that policy refuses is answered: `error` is a JSON-RPC error,
 	// `result` a tool result with `isError`, which the model reads. Default:

@@ -36,14 +36,10 @@ type Envoy struct {
 	// Default: 30s.
 	DrainTime *durationpb.Duration `protobuf:"bytes,3,opt,name=drain_time,json=drainTime,proto3" json:"drain_time,omitempty"`
 	// The directory, of mode 0700, for the sockets between Envoy and mcpgw.
-	// Default: for `run` a fresh temporary directory; `serve` over a unix socket
-	// needs one.
+	// Default: for `run` a fresh temporary directory; `serve` needs one.
 	RunDir string `protobuf:"bytes,4,opt,name=run_dir,json=runDir,proto3" json:"run_dir,omitempty"`
-	// Where `serve` meets an Envoy that someone else starts. Absent: the unix
-	// socket in `run_dir`.
-	Front *Front `protobuf:"bytes,5,opt,name=front,proto3" json:"front,omitempty"`
 	// The node id that Envoy gives. Default: mcpgw.
-	NodeId        string `protobuf:"bytes,6,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	NodeId        string `protobuf:"bytes,5,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -106,13 +102,6 @@ func (x *Envoy) GetRunDir() string {
 	return ""
 }
 
-func (x *Envoy) GetFront() *Front {
-	if x != nil {
-		return x.Front
-	}
-	return nil
-}
-
 func (x *Envoy) GetNodeId() string {
 	if x != nil {
 		return x.NodeId
@@ -120,170 +109,19 @@ func (x *Envoy) GetNodeId() string {
 	return ""
 }
 
-// Front is the address at which `mcpgw serve` serves Envoy: its configuration,
-// the processing of requests, and the broker.
-type Front struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// `IP:PORT`, `localhost:PORT` or `unix:PATH`. On a port `tls` is needed, or
-	// `insecure_tcp`. Required.
-	Address string `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
-	// Mutual TLS. Needed on a port, unless `insecure_tcp`.
-	Tls *FrontTLS `protobuf:"bytes,2,opt,name=tls,proto3" json:"tls,omitempty"`
-	// Serves on a port without TLS, for a mesh that supplies mutual TLS itself.
-	// Whoever reaches the port can speak as Envoy. Default: false.
-	InsecureTcp   bool `protobuf:"varint,3,opt,name=insecure_tcp,json=insecureTcp,proto3" json:"insecure_tcp,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *Front) Reset() {
-	*x = Front{}
-	mi := &file_mcpgw_config_v1_envoy_proto_msgTypes[1]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *Front) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*Front) ProtoMessage() {}
-
-func (x *Front) ProtoReflect() protoreflect.Message {
-	mi := &file_mcpgw_config_v1_envoy_proto_msgTypes[1]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use Front.ProtoReflect.Descriptor instead.
-func (*Front) Descriptor() ([]byte, []int) {
-	return file_mcpgw_config_v1_envoy_proto_rawDescGZIP(), []int{1}
-}
-
-func (x *Front) GetAddress() string {
-	if x != nil {
-		return x.Address
-	}
-	return ""
-}
-
-func (x *Front) GetTls() *FrontTLS {
-	if x != nil {
-		return x.Tls
-	}
-	return nil
-}
-
-func (x *Front) GetInsecureTcp() bool {
-	if x != nil {
-		return x.InsecureTcp
-	}
-	return false
-}
-
-// FrontTLS is mutual TLS: Envoy must show a certificate, too.
-type FrontTLS struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// PEM, the certificate mcpgw shows. Required.
-	CertFile string `protobuf:"bytes,1,opt,name=cert_file,json=certFile,proto3" json:"cert_file,omitempty"`
-	// PEM, its private key. Required.
-	KeyFile string `protobuf:"bytes,2,opt,name=key_file,json=keyFile,proto3" json:"key_file,omitempty"`
-	// PEM, the authorities that may vouch for Envoy. Required.
-	ClientCaFile string `protobuf:"bytes,3,opt,name=client_ca_file,json=clientCaFile,proto3" json:"client_ca_file,omitempty"`
-	// The DNS name or URI that Envoy's certificate must carry, one of these.
-	// Default: any certificate of those authorities.
-	ClientNames   []string `protobuf:"bytes,4,rep,name=client_names,json=clientNames,proto3" json:"client_names,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *FrontTLS) Reset() {
-	*x = FrontTLS{}
-	mi := &file_mcpgw_config_v1_envoy_proto_msgTypes[2]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *FrontTLS) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*FrontTLS) ProtoMessage() {}
-
-func (x *FrontTLS) ProtoReflect() protoreflect.Message {
-	mi := &file_mcpgw_config_v1_envoy_proto_msgTypes[2]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use FrontTLS.ProtoReflect.Descriptor instead.
-func (*FrontTLS) Descriptor() ([]byte, []int) {
-	return file_mcpgw_config_v1_envoy_proto_rawDescGZIP(), []int{2}
-}
-
-func (x *FrontTLS) GetCertFile() string {
-	if x != nil {
-		return x.CertFile
-	}
-	return ""
-}
-
-func (x *FrontTLS) GetKeyFile() string {
-	if x != nil {
-		return x.KeyFile
-	}
-	return ""
-}
-
-func (x *FrontTLS) GetClientCaFile() string {
-	if x != nil {
-		return x.ClientCaFile
-	}
-	return ""
-}
-
-func (x *FrontTLS) GetClientNames() []string {
-	if x != nil {
-		return x.ClientNames
-	}
-	return nil
-}
-
 var File_mcpgw_config_v1_envoy_proto protoreflect.FileDescriptor
 
 const file_mcpgw_config_v1_envoy_proto_rawDesc = "" +
 	"\n" +
-	"\x1bmcpgw/config/v1/envoy.proto\x12\x0fmcpgw.config.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\"\xfe\x01\n" +
+	"\x1bmcpgw/config/v1/envoy.proto\x12\x0fmcpgw.config.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\"\xd0\x01\n" +
 	"\x05Envoy\x12\x16\n" +
 	"\x06binary\x18\x01 \x01(\tR\x06binary\x12*\n" +
 	"\vconcurrency\x18\x02 \x01(\rB\b\xbaH\x05*\x03\x18\x80\bR\vconcurrency\x12G\n" +
 	"\n" +
 	"drain_time\x18\x03 \x01(\v2\x19.google.protobuf.DurationB\r\xbaH\n" +
 	"\xaa\x01\a\"\x03\b\x90\x1c2\x00R\tdrainTime\x12\x17\n" +
-	"\arun_dir\x18\x04 \x01(\tR\x06runDir\x12,\n" +
-	"\x05front\x18\x05 \x01(\v2\x16.mcpgw.config.v1.FrontR\x05front\x12!\n" +
-	"\anode_id\x18\x06 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\x06nodeId\"y\n" +
-	"\x05Front\x12 \n" +
-	"\aaddress\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\aaddress\x12+\n" +
-	"\x03tls\x18\x02 \x01(\v2\x19.mcpgw.config.v1.FrontTLSR\x03tls\x12!\n" +
-	"\finsecure_tcp\x18\x03 \x01(\bR\vinsecureTcp\"\xad\x01\n" +
-	"\bFrontTLS\x12#\n" +
-	"\tcert_file\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\bcertFile\x12!\n" +
-	"\bkey_file\x18\x02 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\akeyFile\x12,\n" +
-	"\x0eclient_ca_file\x18\x03 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\fclientCaFile\x12+\n" +
-	"\fclient_names\x18\x04 \x03(\tB\b\xbaH\x05\x92\x01\x02\x10@R\vclientNamesB7Z5github.com/mcpgw/mcpgw/proto/mcpgw/config/v1;configv1b\x06proto3"
+	"\arun_dir\x18\x04 \x01(\tR\x06runDir\x12!\n" +
+	"\anode_id\x18\x05 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\x06nodeIdB7Z5github.com/mcpgw/mcpgw/proto/mcpgw/config/v1;configv1b\x06proto3"
 
 var (
 	file_mcpgw_config_v1_envoy_proto_rawDescOnce sync.Once
@@ -297,22 +135,18 @@ func file_mcpgw_config_v1_envoy_proto_rawDescGZIP() []byte {
 	return file_mcpgw_config_v1_envoy_proto_rawDescData
 }
 
-var file_mcpgw_config_v1_envoy_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
+var file_mcpgw_config_v1_envoy_proto_msgTypes = make([]protoimpl.MessageInfo, 1)
 var file_mcpgw_config_v1_envoy_proto_goTypes = []any{
 	(*Envoy)(nil),               // 0: mcpgw.config.v1.Envoy
-	(*Front)(nil),               // 1: mcpgw.config.v1.Front
-	(*FrontTLS)(nil),            // 2: mcpgw.config.v1.FrontTLS
-	(*durationpb.Duration)(nil), // 3: google.protobuf.Duration
+	(*durationpb.Duration)(nil), // 1: google.protobuf.Duration
 }
 var file_mcpgw_config_v1_envoy_proto_depIdxs = []int32{
-	3, // 0: mcpgw.config.v1.Envoy.drain_time:type_name -> google.protobuf.Duration
-	1, // 1: mcpgw.config.v1.Envoy.front:type_name -> mcpgw.config.v1.Front
-	2, // 2: mcpgw.config.v1.Front.tls:type_name -> mcpgw.config.v1.FrontTLS
-	3, // [3:3] is the sub-list for method output_type
-	3, // [3:3] is the sub-list for method input_type
-	3, // [3:3] is the sub-list for extension type_name
-	3, // [3:3] is the sub-list for extension extendee
-	0, // [0:3] is the sub-list for field type_name
+	1, // 0: mcpgw.config.v1.Envoy.drain_time:type_name -> google.protobuf.Duration
+	1, // [1:1] is the sub-list for method output_type
+	1, // [1:1] is the sub-list for method input_type
+	1, // [1:1] is the sub-list for extension type_name
+	1, // [1:1] is the sub-list for extension extendee
+	0, // [0:1] is the sub-list for field type_name
 }
 
 func init() { file_mcpgw_config_v1_envoy_proto_init() }
@@ -326,7 +160,7 @@ func file_mcpgw_config_v1_envoy_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_mcpgw_config_v1_envoy_proto_rawDesc), len(file_mcpgw_config_v1_envoy_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   3,
+			NumMessages:   1,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -58,12 +58,9 @@ type Limits struct {
 	// One message or event from a server that the gateway reads itself, in
 	// bytes. Default: 16777216 (16 MiB).
 	ServerMessageBytes *uint32 `protobuf:"varint,14,opt,name=server_message_bytes,json=serverMessageBytes,proto3,oneof" json:"server_message_bytes,omitempty"`
-	// Items that one server's catalog may hold, of all kinds together. Default:
-	// 10000.
-	ItemsPerServer *uint32 `protobuf:"varint,15,opt,name=items_per_server,json=itemsPerServer,proto3,oneof" json:"items_per_server,omitempty"`
 	// Failed credentials of one client address in a minute; beyond that its
 	// requests are refused with 429. Default: 60.
-	FailedCredentialsPerMinute *uint32 `protobuf:"varint,16,opt,name=failed_credentials_per_minute,json=failedCredentialsPerMinute,proto3,oneof" json:"failed_credentials_per_minute,omitempty"`
+	FailedCredentialsPerMinute *uint32 `protobuf:"varint,15,opt,name=failed_credentials_per_minute,json=failedCredentialsPerMinute,proto3,oneof" json:"failed_credentials_per_minute,omitempty"`
 	unknownFields              protoimpl.UnknownFields
 	sizeCache                  protoimpl.SizeCache
 }
@@ -196,13 +193,6 @@ func (x *Limits) GetServerMessageBytes() uint32 {
 	return 0
 }
 
-func (x *Limits) GetItemsPerServer() uint32 {
-	if x != nil && x.ItemsPerServer != nil {
-		return *x.ItemsPerServer
-	}
-	return 0
-}
-
 func (x *Limits) GetFailedCredentialsPerMinute() uint32 {
 	if x != nil && x.FailedCredentialsPerMinute != nil {
 		return *x.FailedCredentialsPerMinute
@@ -214,8 +204,7 @@ var File_mcpgw_config_v1_limits_proto protoreflect.FileDescriptor
 
 const file_mcpgw_config_v1_limits_proto_rawDesc = "" +
 	"\n" +
-	"\x1cmcpgw/config/v1/limits.proto\x12\x0fmcpgw.config.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\"\xa3\n" +
-	"\n" +
+	"\x1cmcpgw/config/v1/limits.proto\x12\x0fmcpgw.config.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\"\xd2\t\n" +
 	"\x06Limits\x121\n" +
 	"\n" +
 	"body_bytes\x18\x01 \x01(\rB\r\xbaH\n" +
@@ -238,17 +227,15 @@ const file_mcpgw_config_v1_limits_proto_rawDesc = "" +
 	"\fsession_idle\x18\v \x01(\v2\x19.google.protobuf.DurationB\x11\xbaH\x0e\xaa\x01\v\"\x05\b\x80\x9a\x9e\x012\x02\b\x01R\vsessionIdle\x12=\n" +
 	"\x04park\x18\f \x01(\v2\x19.google.protobuf.DurationB\x0e\xbaH\v\xaa\x01\b\"\x02\b\x1e2\x02\b\x01R\x04park\x12U\n" +
 	"\x10stream_keepalive\x18\r \x01(\v2\x19.google.protobuf.DurationB\x0f\xbaH\f\xaa\x01\t\"\x03\b\x90\x1c2\x02\b\x01R\x0fstreamKeepalive\x12E\n" +
-	"\x14server_message_bytes\x18\x0e \x01(\rB\x0e\xbaH\v*\t\x18\x80\x80\x80\x80\x01(\x80\bH\x06R\x12serverMessageBytes\x88\x01\x01\x12:\n" +
-	"\x10items_per_server\x18\x0f \x01(\rB\v\xbaH\b*\x06\x18\xc0\x84=(\x01H\aR\x0eitemsPerServer\x88\x01\x01\x12S\n" +
-	"\x1dfailed_credentials_per_minute\x18\x10 \x01(\rB\v\xbaH\b*\x06\x18\xc0\x84=(\x01H\bR\x1afailedCredentialsPerMinute\x88\x01\x01B\r\n" +
+	"\x14server_message_bytes\x18\x0e \x01(\rB\x0e\xbaH\v*\t\x18\x80\x80\x80\x80\x01(\x80\bH\x06R\x12serverMessageBytes\x88\x01\x01\x12S\n" +
+	"\x1dfailed_credentials_per_minute\x18\x0f \x01(\rB\v\xbaH\b*\x06\x18\xc0\x84=(\x01H\aR\x1afailedCredentialsPerMinute\x88\x01\x01B\r\n" +
 	"\v_body_bytesB\x19\n" +
 	"\x17_bodies_in_flight_bytesB\b\n" +
 	"\x06_depthB\v\n" +
 	"\t_sessionsB\x19\n" +
 	"\x17_sessions_per_principalB\x18\n" +
 	"\x16_streams_per_principalB\x17\n" +
-	"\x15_server_message_bytesB\x13\n" +
-	"\x11_items_per_serverB \n" +
+	"\x15_server_message_bytesB \n" +
 	"\x1e_failed_credentials_per_minuteB7Z5github.com/mcpgw/mcpgw/proto/mcpgw/config/v1;configv1b\x06proto3"
 
 var (
