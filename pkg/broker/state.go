@@ -21,7 +21,6 @@ type state struct {
 	pending map[string]pending // requests of servers, by the id the client sees
 	calls   map[string]running // the client's calls, by JSON text of their id
 	changed chan struct{}      // closed when an upstream session was made
-	streams int                // GET streams that are open
 }
 
 // pending is a server's request that the client has to answer.

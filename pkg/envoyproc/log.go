@@ -32,7 +32,7 @@ type logWriter struct {
 }
 
 func newLogWriter(log *slog.Logger) *logWriter {
-	return &logWriter{log: log.With("component", "envoy")}
+	return &logWriter{log: log}
 }
 
 // Write never fails: Envoy must not be stopped by its own log.

@@ -23,10 +23,12 @@ const (
 func (p phase) reply(common *extprocv3.CommonResponse, facts *structpb.Struct) *extprocv3.ProcessingResponse {
 	if p == atBody {
 		return &extprocv3.ProcessingResponse{DynamicMetadata: facts, Response: &extprocv3.ProcessingResponse_RequestBody{
-			RequestBody: &extprocv3.BodyResponse{Response: common}}}
+			RequestBody: &extprocv3.BodyResponse{Response: common},
+		}}
 	}
 	return &extprocv3.ProcessingResponse{DynamicMetadata: facts, Response: &extprocv3.ProcessingResponse_RequestHeaders{
-		RequestHeaders: &extprocv3.HeadersResponse{Response: common}}}
+		RequestHeaders: &extprocv3.HeadersResponse{Response: common},
+	}}
 }
 
 // render alone knows how a verdict looks on Envoy's wire. What is no verdict is refused.

@@ -83,7 +83,7 @@ func checkPost(h *Head) *fault.Error {
 	if h.NoBody {
 		return fault.New(fault.Parse, "the request has no body; send one JSON-RPC message")
 	}
-	if enc := h.Header.Values("content-encoding"); len(enc) > 0 && !(len(enc) == 1 && strings.EqualFold(enc[0], "identity")) {
+	if enc := h.Header.Values("content-encoding"); len(enc) > 1 || len(enc) == 1 && !strings.EqualFold(enc[0], "identity") {
 		return fault.New(fault.MediaType, "send the body without content-encoding")
 	}
 	types := h.Header.Values("content-type")

@@ -135,8 +135,10 @@ func newServer(ctx context.Context, o Options, c *config.Config) (s *Server, cle
 	})
 
 	l := p.Limits
-	s.sessions = session.NewMemory(session.MemoryOptions{Max: int(l.GetSessions()), MaxPerPrincipal: int(l.GetSessionsPerPrincipal()), Idle: l.GetSessionIdle().AsDuration(),
-		Ended: func(ended *session.Session, _ session.Reason) { s.broker.Ended(ended) }})
+	s.sessions = session.NewMemory(session.MemoryOptions{
+		Max: int(l.GetSessions()), MaxPerPrincipal: int(l.GetSessionsPerPrincipal()), Idle: l.GetSessionIdle().AsDuration(),
+		Ended: func(ended *session.Session, _ session.Reason) { s.broker.Ended(ended) },
+	})
 	s.streams = limit.NewSlots(int(l.GetStreamsPerPrincipal()))
 	s.bodies = limit.NewBytes(int64(l.GetBodiesInFlightBytes()))
 	s.gateway, err = gateway.New(gateway.Options{
@@ -146,8 +148,10 @@ func newServer(ctx context.Context, o Options, c *config.Config) (s *Server, cle
 	if err != nil {
 		return nil, nil, err
 	}
-	s.broker = broker.New(broker.Options{Gateway: s.gateway, Sessions: s.sessions, Streams: s.streams, Log: s.log.With("component", "broker"), Server: s.client,
-		Keepalive: l.GetStreamKeepalive().AsDuration(), CallTotal: l.GetCallTotal().AsDuration(), MaxEvent: int(l.GetServerMessageBytes())})
+	s.broker = broker.New(broker.Options{
+		Gateway: s.gateway, Sessions: s.sessions, Streams: s.streams, Log: s.log.With("component", "broker"), Server: s.client,
+		Keepalive: l.GetStreamKeepalive().AsDuration(), CallTotal: l.GetCallTotal().AsDuration(), MaxEvent: int(l.GetServerMessageBytes()),
+	})
 	s.publisher = xds.NewPublisher(s.log.With("component", "xds"))
 	s.extproc = extproc.New(s.gateway, s.report, s.log.With("component", "extproc"))
 	s.accesslog = accesslog.New(accesslog.Options{Report: s.outcome, MaxAge: l.GetCallTotal().AsDuration() + 5*time.Minute})

@@ -43,9 +43,11 @@ func world(c *configv1.Config, s xds.Sockets, token string, reveal bool) (xds.Wo
 		w.Listeners = append(w.Listeners, out)
 	}
 	for _, srv := range c.Servers {
-		out := xds.Server{Name: srv.Name,
+		out := xds.Server{
+			Name:      srv.Name,
 			CallIdle:  or(srv.Timeouts.GetCallIdle().AsDuration(), c.Limits.GetCallIdle().AsDuration()),
-			CallTotal: or(srv.Timeouts.GetCallTotal().AsDuration(), c.Limits.GetCallTotal().AsDuration())}
+			CallTotal: or(srv.Timeouts.GetCallTotal().AsDuration(), c.Limits.GetCallTotal().AsDuration()),
+		}
 		if h := srv.GetHttp(); h != nil {
 			out.URL = h.Url
 			out.TLS = xds.ClientTLS{CAFile: h.Tls.GetCaFile(), ServerName: h.Tls.GetServerName(), ClientCertFile: h.Tls.GetClientCertFile(), ClientKeyFile: h.Tls.GetClientKeyFile()}

@@ -119,9 +119,11 @@ func (s *Server) authenticator(c *configv1.Authentication, l *configv1.Listener)
 		o.APIKeys = append(o.APIKeys, identity.APIKey{ID: k.Id, Digest: digest, Principal: identity.Principal{Type: k.Type, Roles: k.Roles, Tenant: k.Tenant, Client: k.Client}})
 	}
 	for _, j := range c.Jwt {
-		o.JWT = append(o.JWT, identity.JWTIssuer{Issuer: j.Issuer, Audiences: j.Audiences, KeysFile: j.GetJwksFile(), KeysURL: j.GetJwksUrl(), Algorithms: j.Algorithms,
+		o.JWT = append(o.JWT, identity.JWTIssuer{
+			Issuer: j.Issuer, Audiences: j.Audiences, KeysFile: j.GetJwksFile(), KeysURL: j.GetJwksUrl(), Algorithms: j.Algorithms,
 			Claims: identity.ClaimPaths{Subject: j.Claims.Subject, Client: j.Claims.Client, Tenant: j.Claims.Tenant, Roles: j.Claims.Roles, Scopes: j.Claims.Scopes},
-			Leeway: j.Leeway.AsDuration()})
+			Leeway: j.Leeway.AsDuration(),
+		})
 	}
 	if l.Anonymous != nil {
 		o.Anonymous = &identity.Principal{Roles: l.Anonymous.Roles, Tenant: l.Anonymous.Tenant}

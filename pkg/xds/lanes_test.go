@@ -2,6 +2,7 @@ package xds
 
 import (
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -148,6 +149,32 @@ func TestTelemetrySwitch(t *testing.T) {
 		}
 		if status, body, _ := post1(t, c, p.at("main")+"/direct/a"); status != 200 || !strings.Contains(body, "result") {
 			t.Errorf("%+v: %d %s", tel, status, body)
+		}
+	}
+}
+
+// A body that does not arrive in time is refused as JSON-RPC, and so is one that grows beyond the limit without saying so.
+func TestSlowAndEndlessUpload(t *testing.T) {
+	dir := short(t)
+	w := plain(dir, upstream(t, "a", ok))
+	w.Limits = Limits{Upload: 300 * time.Millisecond, Body: 300_000}
+	h := newHouse(t, w)
+	publish(t, h.pub, w)
+	p := boot(t, h, w)
+	for _, tc := range []struct{ what, head, body, want string }{
+		{"slow", "content-length: 100\r\n", "{", `408 Request Timeout`},
+		{"endless", "transfer-encoding: chunked\r\n", "50000\r\n" + strings.Repeat("x", 0x50000) + "\r\n", "413 Payload Too Large"},
+	} {
+		c, err := net.Dial("tcp", strings.TrimPrefix(p.at("main"), "http://"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+		fmt.Fprintf(c, "POST /direct/a HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n%s\r\n%s", tc.head, tc.body)
+		b, _ := io.ReadAll(c)
+		c.Close()
+		if !strings.HasPrefix(string(b), "HTTP/1.1 "+tc.want) || !strings.Contains(string(b), `"id":null,"error":{"code":-32600,`) {
+			t.Errorf("%s: %s", tc.what, b)
 		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"strings"
 	"sync"
@@ -236,8 +237,13 @@ func spoilt(r *Resources, c *clusterv3.Cluster) {
 func TestPortTaken(t *testing.T) {
 	dir := short(t)
 	w := plain(dir, upstream(t, "a", ok))
-	busy := upstream(t, "x", ok)
-	w.Listeners[0].Address = strings.TrimSuffix(strings.TrimPrefix(busy.URL, "http://"), "/mcp")
+	busy, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	free := sync.OnceFunc(func() { busy.Close() })
+	defer free()
+	w.Listeners[0].Address = busy.Addr().String()
 	h := newHouse(t, w)
 	publish(t, h.pub, w)
 	config, err := Bootstrap(w)
@@ -252,11 +258,11 @@ func TestPortTaken(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Log(rejected)
-	w.Listeners[0].Address = "127.0.0.1:0"
-	publish(t, h.pub, w)
-	p.live()
-	post1(t, http.DefaultClient, p.at("main")+"/direct/a")
-	http.DefaultClient.CloseIdleConnections()
+	free()
+	eventually(t, "the listener is offered again", func() bool { return h.pub.Synced(ctx) == nil })
+	c := &http.Client{Transport: &http.Transport{}, Timeout: 10 * time.Second}
+	defer c.CloseIdleConnections()
+	post1(t, c, p.live().at("main")+"/direct/a")
 }
 
 // mcpgw goes away and another process takes its place: Envoy serves on and nothing is sent anew.
