@@ -74,7 +74,7 @@ func (x *Exchange) era(m *jsonrpc.Message) *fault.Error {
 		}
 		return fault.New(fault.Invalid, "%q needs an id", clip(m.Method, 64))
 	}
-	if tp, ok := m.Meta.Get(mcp.MetaTraceparent).Str(); ok && len(tp) <= 64 {
+	if tp, ok := m.Meta.Get(mcp.MetaTraceparent).Str(); ok && len(tp) <= 64 && x.Trace == "" {
 		x.Trace = tp
 	}
 	return nil

@@ -57,6 +57,7 @@ func (x *Exchange) head(h *Head) (Verdict, *fault.Error) {
 		return nil, fault.New(fault.Internal, "the gateway does not know this listener").Wrap(errors.New("listener " + clip(h.Listener, 64)))
 	}
 	x.Listener = x.listener.Name
+	x.Trace = clip(h.Header.Get(HeaderClientTrace), 64) // where the listener links a client's trace instead of continuing it
 	x.Record.Snapshot, x.Catalog = x.Snapshot.Version(), x.Snapshot.Catalog.Version()
 
 	path, _, query := strings.Cut(h.Path, "?")

@@ -47,6 +47,8 @@ const (
 	HeaderToken    = "x-mcpgw-egress-token"
 	HeaderListener = "x-mcpgw-listener"
 	HeaderLocal    = "x-mcpgw-local"
+	// HeaderClientTrace holds a client's traceparent on a listener that starts traces of its own.
+	HeaderClientTrace = "x-mcpgw-client-traceparent"
 )
 
 // BackendBroker is the route to the broker, BackendPrefix that of a server before its name. The prefix keeps server names apart

@@ -43,7 +43,7 @@ func play(part string) {
 		defer f.Close()
 		fmt.Fprintln(f, "alive")
 		signal.Ignore(syscall.SIGTERM, syscall.SIGHUP)
-		select {} // until it is killed
+		forever()
 	case "family":
 		if os.Mkdir(os.Getenv(fifoEnv)+".once", 0o700) != nil { // a later child has no family
 			playScript("modern")
@@ -59,7 +59,12 @@ func play(part string) {
 	case "stubborn":
 		signal.Ignore(syscall.SIGTERM)
 		playScript("modern")
-		select {} // stdin has ended; so what
+		forever() // stdin has ended; so what
+	case "gateway":
+		o := Options{Name: "g", Command: os.Args[0], Env: map[string]string{playEnv: "grandchild", fifoEnv: os.Getenv(fifoEnv)}, Socket: os.Getenv(socketEnv)}
+		if err := New(o).Run(context.Background()); err != nil {
+			panic(err)
+		}
 	case "stranger":
 		c, err := net.Dial("unix", os.Getenv(socketEnv))
 		if err != nil {
@@ -74,6 +79,13 @@ func play(part string) {
 		fmt.Printf("%q %v", got, err)
 	default:
 		playScript(part)
+	}
+}
+
+// forever waits to be killed. An empty select would not do: without timers the runtime calls it a deadlock.
+func forever() {
+	for {
+		time.Sleep(time.Hour)
 	}
 }
 
@@ -151,7 +163,7 @@ func (s *script) serve(m *message) {
 			s.say(`{"jsonrpc":"2.0","id":%s,"result":{"resultType":"complete","supportedVersions":["2026-07-28"],"capabilities":{"tools":{}},"ttlMs":0,"cacheScope":"private"}}`, m.ID)
 		case "deaf":
 			s.say(`{"jsonrpc":"2.0","id":%s,"result":{"resultType":"complete","supportedVersions":["2026-07-28"],"capabilities":{}}}`, m.ID)
-			select {} // reads nothing any more
+			forever() // reads nothing any more
 		case "late": // answers the probe only when initialize is there too, then refuses that
 			s.cancelled = append(s.cancelled, string(m.ID))
 		case "legacy":

@@ -31,6 +31,10 @@ func (s *Server) legacy(w http.ResponseWriter, r *http.Request, f *face, m *json
 		writeJSON(w, http.StatusOK, jsonrpc.Result(m.ID, f.initialize))
 		return
 	}
+	if v := r.Header.Get(mcp.HeaderVersion); v != "" && (!mcp.Revision(v).Known() || mcp.Revision(v).Modern()) {
+		refuse(w, m.ID, unsupported(f, jsonrpc.AppendString(nil, v)), true)
+		return
+	}
 	x, fail := s.sessionOf(r)
 	if fail != nil {
 		refuse(w, m.ID, fail, true)

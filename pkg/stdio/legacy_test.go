@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"slices"
 	"strings"
@@ -105,6 +106,13 @@ func TestSharedLegacyChild(t *testing.T) {
 	r.Header.Del("Mcp-Session-Id")
 	b.want(b.send(r), 400, `-32600`)
 	b.want(b.post(`{"jsonrpc":"2.0","id":3,"method":"server/discover","params":{`+meta+`}}}`, ""), 400, `-32022`, `"supported":["2025-11-25"],"requested":"2026-07-28"`)
+
+	r = b.request(t.Context(), legacyTool(`7`, "raw"), one)
+	r.Header.Set("MCP-Protocol-Version", "2026-07-28")
+	b.want(b.send(r), 400, `-32022`, `"id":7`)
+	r.Header.Set("MCP-Protocol-Version", "2025-06-18")
+	r.Body = io.NopCloser(strings.NewReader(legacyTool(`7`, "raw")))
+	b.want(b.send(r), 200, `"id":7,`)
 
 	// What the child asks is answered at once, whoever is there.
 	b.want(b.post(legacyTool(`1`, "ask"), one), 200, `"id":1`)

@@ -243,9 +243,9 @@ func (s *Server) supervise(ctx context.Context) {
 		} else {
 			probe = !unanswered
 			if f.link == nil {
+				s.turn(f)
 				l.stop()
 				<-l.gone
-				s.turn(f)
 				<-ctx.Done()
 				return
 			}

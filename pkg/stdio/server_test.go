@@ -631,6 +631,24 @@ func TestOptions(t *testing.T) {
 	}
 }
 
+func TestUser(t *testing.T) {
+	if os.Geteuid() != 0 {
+		if err := (Options{Command: "true", Socket: "s", User: "root"}).Check(); err == nil || !strings.Contains(err.Error(), "only root") {
+			t.Errorf("error %v", err)
+		}
+		return
+	}
+	b := start(t, "", func(o *Options) {
+		o.User, o.Dir, o.Command = "nobody", "/", "sh"
+		o.Args = []string{"-c", `read x; echo '{"jsonrpc":"2.0","id":1,"result":{"supportedVersions":["2026-07-28"]}}'
+			read x; echo '{"jsonrpc":"2.0","id":2,"result":{"user":"'$(id -un) $USER'","groups":"'$(id -Gn)'"}}'; read x`}
+	})
+	got := b.post(tool(`1`, "raw", ``), "")
+	if b.want(got, 200, `"user":"nobody nobody"`); strings.Contains(got.body, "root") {
+		t.Errorf("our groups went to the child: %s", got.body)
+	}
+}
+
 func TestStrangersAreRefused(t *testing.T) {
 	b := start(t, "modern", func(o *Options) { o.PeerPID = func() int { return 0 } })
 	b.want(b.post(tool(`1`, "raw", ``), ""), 200) // our own process

@@ -178,3 +178,27 @@ func TestSlowAndEndlessUpload(t *testing.T) {
 		}
 	}
 }
+
+// What a client says of itself reaches the servers that ask for it, and no other; credentials reach none.
+func TestForwardHeaders(t *testing.T) {
+	dir := short(t)
+	seen := make(chan http.Header, 1)
+	see := func(w http.ResponseWriter, r *http.Request) { seen <- r.Header.Clone(); ok(w, r) }
+	asks := upstream(t, "asks", see)
+	asks.ForwardHeaders = []string{"Baggage", "x-forwarded-for", "Cookie"}
+	w := plain(dir, asks, upstream(t, "other", see))
+	h := newHouse(t, w)
+	publish(t, h.pub, w)
+	p := boot(t, h, w)
+	c := &http.Client{Transport: &http.Transport{}, Timeout: 10 * time.Second}
+	defer c.CloseIdleConnections()
+	for server, want := range map[string]string{"asks": "a=1", "other": ""} {
+		post1(t, c, p.at("main")+"/direct/"+server, "baggage", "a=1", "x-forwarded-for", "a=1", "origin", "http://x", "cookie", "a=1", "referer", "http://x")
+		got := <-seen
+		for n, want := range map[string]string{"baggage": want, "x-forwarded-for": want, "origin": "", "cookie": "", "referer": ""} {
+			if got.Get(n) != want {
+				t.Errorf("%s: %s is %q, want %q", server, n, got.Get(n), want)
+			}
+		}
+	}
+}

@@ -1,6 +1,7 @@
 package xds
 
 import (
+	"slices"
 	"strings"
 	"time"
 
@@ -46,18 +47,17 @@ func (b *builder) ingressHost() *routev3.VirtualHost {
 			}},
 		}),
 	}
+	forwarded := b.forwarded()
 	for _, s := range b.Servers {
-		actions[Backend(s.Name)] = b.action(b.direct(s))
+		actions[Backend(s.Name)] = b.action(b.direct(s, forwarded))
 	}
 	return &routev3.VirtualHost{
 		Name:    "all",
 		Domains: []string{"*"},
 		// Raises the listener's limit (nothing can lower it), for routes to a cluster only.
 		RequestBodyBufferLimit: wrapperspb.UInt64(uint64(b.Limits.Body)),
-		RequestHeadersToRemove: []string{
-			HeaderBackend, "authorization", "proxy-authorization", "cookie", "accept-encoding", "origin", "referer", "forwarded",
-			"x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-envoy-external-address", "x-envoy-internal", "x-real-ip", "baggage", "trailer",
-		},
+		RequestHeadersToRemove: append(b.unforwarded(),
+			HeaderBackend, "authorization", "proxy-authorization", "cookie", "accept-encoding", "x-envoy-external-address", "x-envoy-internal", "trailer"),
 		// The guard lets an allow-list through; this is what holds if it fails.
 		ResponseHeadersToRemove: []string{
 			HeaderLocal, "set-cookie", "www-authenticate", "proxy-authenticate", "location",
@@ -83,18 +83,43 @@ func (b *builder) unrouted() *matchv3.Matcher_OnMatch {
 	}})
 }
 
-// direct is the route of one server on the direct lane: calls only.
-func (b *builder) direct(s Server) *routev3.Route {
+// direct is the route of one server on the direct lane: calls only. forwarded is what the virtual host lets
+// through because some server wants it.
+func (b *builder) direct(s Server, forwarded []string) *routev3.Route {
+	others := slices.DeleteFunc(slices.Clone(forwarded), s.forwards)
 	return &routev3.Route{
 		Name:                    "direct/" + s.Name,
 		Match:                   post(), // a GET or HEAD sent here by mistake ends in 404
-		RequestHeadersToRemove:  []string{HeaderDecision, HeaderExchange, HeaderClientTrace},
+		RequestHeadersToRemove:  append(others, HeaderDecision, HeaderExchange, HeaderClientTrace),
 		ResponseHeadersToRemove: []string{"mcp-session-id", "access-control-allow-origin"}, // the broker's own are not a server's
 		Action: &routev3.Route_Route{Route: b.towards(s, func(a *routev3.RouteAction) {
 			a.IdleTimeout = duration(s.CallIdle)
 			a.MaxStreamDuration = &routev3.RouteAction_MaxStreamDuration{MaxStreamDuration: duration(s.CallTotal)}
 		})},
 	}
+}
+
+// byClient are headers that say something about the client or its way here. No server reads them unless its
+// ForwardHeaders say so.
+func byClient() []string {
+	return []string{"origin", "referer", "forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip", "baggage"}
+}
+
+func (s Server) forwards(header string) bool {
+	return slices.ContainsFunc(s.ForwardHeaders, func(h string) bool { return strings.EqualFold(h, header) })
+}
+
+// forwarded are the headers of byClient that some server wants.
+func (b *builder) forwarded() []string {
+	return slices.DeleteFunc(byClient(), func(h string) bool {
+		return !slices.ContainsFunc(b.Servers, func(s Server) bool { return s.forwards(h) })
+	})
+}
+
+// unforwarded are those that none wants.
+func (b *builder) unforwarded() []string {
+	wanted := b.forwarded()
+	return slices.DeleteFunc(byClient(), func(h string) bool { return slices.Contains(wanted, h) })
 }
 
 // egressHost asks for the token first and routes then.

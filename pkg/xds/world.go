@@ -62,9 +62,12 @@ type Server struct {
 	TLS         ClientTLS
 	HTTP2       bool // speak HTTP/2 to it; default HTTP/1.1
 	Credentials []Credential
-	CallIdle    time.Duration // longest silence of a call, default 5 min
-	CallTotal   time.Duration // longest call in all, default 30 min
-	Sticky      bool          // keep a session on the host that began it, where the name has several addresses; never retried
+	// ForwardHeaders are client headers that may reach it although Envoy removes them by default, such as baggage
+	// or x-forwarded-for. ext_proc keeps the list of all others, and credentials never travel, named here or not.
+	ForwardHeaders []string
+	CallIdle       time.Duration // longest silence of a call, default 5 min
+	CallTotal      time.Duration // longest call in all, default 30 min
+	Sticky         bool          // keep a session on the host that began it, where the name has several addresses; never retried
 }
 
 // ClientTLS says how a server's certificate is verified, for an https URL. It always is.

@@ -158,7 +158,7 @@ func (s *site) startEnvoy(t testing.TB) {
 	file := filepath.Join(s.dir, "envoy.yaml")
 	harness.WriteFile(t, file, r.stdout)
 	s.envoy = harness.Start(t, harness.Command{Name: "envoy", Path: harness.Tools(t).Envoy, Args: []string{
-		"-c", file, "--disable-hot-restart", "--concurrency", "2", "--log-level", "warning", "--drain-time-s", "10", "--drain-strategy", "immediate",
+		"-c", file, "--disable-hot-restart", "--concurrency", "2", "--log-level", "warning", "--component-log-level", "ext_proc:error", "--drain-time-s", "10", "--drain-strategy", "immediate",
 	}, Dir: s.dir})
 }
 
