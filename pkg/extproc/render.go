@@ -98,6 +98,7 @@ func metadataOf(f *gateway.Facts, own bool) *structpb.Struct {
 	put("decision_id", f.DecisionID)
 	put("method", f.Method)
 	put("tool", f.Tool)
+	put("origin", f.Origin)
 	name := f.Method
 	if f.Tool != "" {
 		name += " " + f.Tool

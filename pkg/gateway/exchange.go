@@ -31,6 +31,7 @@ type Exchange struct {
 	ctx      context.Context
 	listener *Listener
 	header   Header // valid during a step: the rim keeps the head until the exchange ends
+	origin   string // of a browser's page, once it is known to be an allowed one
 	id       []byte // JSON text of the request's id, once it is known
 	legacy   bool
 	row      mcp.Method
@@ -71,14 +72,18 @@ func (x *Exchange) head(h *Head) (Verdict, *fault.Error) {
 		return nil, fault.New(fault.NotFound, "there is no endpoint at this path")
 	}
 	x.Record.Endpoint = x.Endpoint.Name
+	if f := x.listener.checkHost(h); f != nil {
+		return nil, f
+	}
+	x.origin = h.Header.Get("origin")
 	if query {
 		return nil, fault.New(fault.Query, "an MCP endpoint takes no query")
 	}
+	if h.Method == http.MethodOptions && x.origin != "" && h.Header.Get("access-control-request-method") != "" {
+		return x.preflight(h), nil
+	}
 	if !isHTTPMethod(h.Method) {
 		return nil, fault.WithAllow(methods)
-	}
-	if f := x.listener.checkHost(h); f != nil {
-		return nil, f
 	}
 	if f := x.identify(); f != nil {
 		return nil, f
@@ -393,7 +398,7 @@ func (x *Exchange) Legacy() bool { return x.legacy }
 func (x *Exchange) Class() mcp.Class { return x.row.Class }
 
 func (x *Exchange) facts() Facts {
-	f := Facts{IDJSON: x.ID, Lane: x.Lane, Server: x.Server, DecisionID: x.DecisionID, Method: x.Method, Tool: x.Public}
+	f := Facts{IDJSON: x.ID, Lane: x.Lane, Server: x.Server, DecisionID: x.DecisionID, Method: x.Method, Tool: x.Public, Origin: x.origin}
 	if f.IDJSON == "" {
 		f.IDJSON = "null"
 	}

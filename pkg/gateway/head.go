@@ -78,6 +78,15 @@ func hostname(authority string) string {
 	return strings.ToLower(strings.Trim(authority, "[]"))
 }
 
+// preflight answers a browser that asks before it sends (Fetch standard, "CORS-preflight request"). It carries no credential and gets
+// none; the Origin was found to be an allowed one.
+func (x *Exchange) preflight(h *Head) *Reply {
+	return x.reply(http.StatusNoContent, nil,
+		HeaderLine{"access-control-allow-methods", methods},
+		HeaderLine{"access-control-allow-headers", clip(h.Header.Get("access-control-request-headers"), 1024)},
+		HeaderLine{"access-control-max-age", "600"})
+}
+
 // checkPost refuses a POST whose body we could not read as one JSON message, or whose client could not read our answer.
 func checkPost(h *Head) *fault.Error {
 	if h.NoBody {

@@ -37,6 +37,7 @@ type Facts struct {
 	DecisionID string
 	Method     string // the MCP method, "" where it is unknown
 	Tool       string // the item's public name
+	Origin     string // of a browser's page that may read the answer
 }
 
 // Names of headers that the gateway alone sets; Envoy removes a client's before anything reads them.

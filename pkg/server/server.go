@@ -68,10 +68,12 @@ type Server struct {
 	egress    *http.Transport
 	crew      *crew
 	envoy     *envoyproc.Process // nil without Envoy
+	news      chan struct{}      // holds one where something was learned of a server
 
 	mu      sync.Mutex // guards all below
 	world   *built     // what is in force
 	sources map[string]*catalog.Source
+	open    bool // the gateway serves: the catalog was read once
 	stdio   map[string]*stdio.Server
 	clients map[string]*upstream.Client
 	fault   error // of the last reload
@@ -93,7 +95,7 @@ func Run(ctx context.Context, o Options) error {
 
 func newServer(ctx context.Context, o Options, c *config.Config) (s *Server, cleanup func(), err error) {
 	p := c.Proto
-	s = &Server{opts: o, log: o.Log, sources: map[string]*catalog.Source{}, stdio: map[string]*stdio.Server{}, clients: map[string]*upstream.Client{}}
+	s = &Server{opts: o, log: o.Log, news: make(chan struct{}, 1), sources: map[string]*catalog.Source{}, stdio: map[string]*stdio.Server{}, clients: map[string]*upstream.Client{}}
 	dir, temporary, err := runDir(p.Envoy.GetRunDir())
 	if err != nil {
 		return nil, nil, err
@@ -242,6 +244,7 @@ func (s *Server) run(ctx context.Context, c *config.Config) (err error) {
 		s.log.Warn("configuration", "warning", w.Error())
 	}
 	s.awaitCatalog(ctx)
+	s.serveWorld()
 	fmt.Fprintln(s.opts.Out, "ready "+s.urls(ctx))
 
 	err = s.reloads(ctx)
@@ -324,9 +327,9 @@ func listenUnix(path string) (net.Listener, error) {
 	return l, nil
 }
 
-// ready is nil once a world is in force.
+// ready is nil once a world is in force and served.
 func (s *Server) ready() error {
-	if s.now() == nil {
+	if s.gateway.Snapshot() == nil {
 		return errors.New("starting")
 	}
 	if s.envoy != nil && s.publisher.Stats().Connected == 0 {
@@ -349,19 +352,19 @@ func (s *Server) catalogReport() any {
 	if s.fault != nil {
 		r.Fault = s.fault.Error()
 	}
-	if s.world != nil {
+	if s.world != nil && s.open {
 		r.Configuration = s.world.config.Version
 		r.Report = s.gateway.Snapshot().Catalog.Report()
 	}
 	return r
 }
 
-// awaitCatalog waits until every server was read once, or a little: who starts later is served when it comes.
+// awaitCatalog waits until every server was read once, or a little: who starts later is served when it comes. Until then the gateway
+// refuses, for an Envoy that outlived the mcpgw before this one sends it calls at once, and an empty catalog would call every item unknown.
 func (s *Server) awaitCatalog(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
 	defer cancel()
 	for {
-		changed := s.gateway.Changed()
 		s.mu.Lock()
 		waiting := slices.ContainsFunc(s.ordered(), func(src *catalog.Source) bool { return src.Fetched.IsZero() && src.Degraded == "" })
 		s.mu.Unlock()
@@ -369,7 +372,7 @@ func (s *Server) awaitCatalog(ctx context.Context) {
 			return
 		}
 		select {
-		case <-changed:
+		case <-s.news:
 		case <-ctx.Done():
 			return
 		}

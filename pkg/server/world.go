@@ -176,6 +176,22 @@ func (s *Server) swap(b *built) {
 		sources[srv.Name] = src
 	}
 	s.sources, s.world = sources, b
+	if s.open {
+		s.swapSnapshot()
+	}
+}
+
+// serveWorld lets the gateway serve the first world. Until then it refuses.
+func (s *Server) serveWorld() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.open = true
+	s.swapSnapshot()
+}
+
+// swapSnapshot makes s.world the gateway's. s.mu is held.
+func (s *Server) swapSnapshot() {
+	b := s.world
 	s.gateway.Swap(func(now gateway.Snapshot) gateway.Snapshot {
 		return gateway.Snapshot{Settings: b.settings, Policy: b.engine, Routes: b.routes, Catalog: catalog.Build(b.endpoints, s.ordered(), now.Catalog)}
 	})
@@ -189,6 +205,13 @@ func (s *Server) learned(of *configv1.Server, src *catalog.Source) {
 		return
 	}
 	s.sources[src.Server] = src.Reuse(s.sources[src.Server])
+	select {
+	case s.news <- struct{}{}:
+	default: // whoever waits looks at all sources
+	}
+	if !s.open {
+		return
+	}
 	s.gateway.Swap(func(now gateway.Snapshot) gateway.Snapshot {
 		now.Catalog = catalog.Build(s.world.endpoints, s.ordered(), now.Catalog)
 		return now

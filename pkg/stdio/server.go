@@ -84,6 +84,12 @@ func (o Options) Check() error {
 	if o.Share != "" && o.Share != ShareAll && o.Share != ShareSession {
 		errs = append(errs, fmt.Errorf("share is %q; use %q or %q", o.Share, ShareAll, ShareSession))
 	}
+	if o.MaxRequest > maxBodies {
+		errs = append(errs, fmt.Errorf("max request is %d bytes; at most %d are read at once", o.MaxRequest, maxBodies))
+	}
+	if min(o.MaxProcesses, o.MaxRequest, o.MaxMessage, o.MaxCalls) < 0 || min(o.SessionIdle, o.CallTimeout, o.ProbeTimeout) < 0 {
+		errs = append(errs, errors.New("a bound is negative"))
+	}
 	if _, _, err := credential(o.User); err != nil {
 		errs = append(errs, err)
 	}

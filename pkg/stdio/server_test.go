@@ -619,6 +619,10 @@ func TestOptions(t *testing.T) {
 		!strings.Contains(err.Error(), "command") || !strings.Contains(err.Error(), "socket") || !strings.Contains(err.Error(), "share") || !strings.Contains(err.Error(), "nobody-of-that-name") {
 		t.Errorf("error %v", err)
 	}
+	if err := (Options{Command: "true", Socket: "s", MaxCalls: -1, MaxRequest: maxBodies + 1}).Check(); err == nil ||
+		!strings.Contains(err.Error(), "negative") || !strings.Contains(err.Error(), "max request") {
+		t.Errorf("error %v", err)
+	}
 	dir := t.TempDir()
 	file := filepath.Join(dir, "file")
 	if err := os.WriteFile(file, nil, 0o600); err != nil {

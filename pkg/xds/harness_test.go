@@ -117,7 +117,7 @@ func (s *logSink) StreamAccessLogs(g alsv3.AccessLogService_StreamAccessLogsServ
 	for {
 		m, err := g.Recv()
 		if err != nil {
-			return nil
+			return err
 		}
 		for _, e := range m.GetHttpLogs().GetLogEntry() {
 			s.last.Store(e.String())

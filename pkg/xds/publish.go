@@ -28,7 +28,7 @@ type Report struct {
 //  3. swap, in which the caller turns its own decisions over to the new world;
 //  4. routes that are gone, then clusters, secrets and the rest that are gone.
 //
-// With no Envoy connected swap is called at once. If an Envoy refuses something before the swap, or ctx ends,
+// With no Envoy connected, and for the first world, swap is called at once. If an Envoy refuses something before the swap, or ctx ends,
 // the old world is restored, swap is not called, and the error holds Envoy's words (*Rejected). After the
 // swap there is no way back, and an Envoy that is slow or refuses shows in Report.Acknowledged.
 // swap may be nil. Changes are made one after the other.

@@ -54,8 +54,11 @@ func full(t testing.TB, dir string) World {
 		},
 		Servers: []Server{
 			{Name: "time", URL: "http://time.internal/mcp", Socket: filepath.Join(dir, "time.sock")},
-			{Name: "search", URL: "https://localhost:23443/a%20b/mcp", TLS: ClientTLS{CAFile: ca, ClientCertFile: filepath.Join(dir, "leaf.pem"), ClientKeyFile: filepath.Join(dir, "leaf.key")},
-				Credentials: []Credential{{Header: "Authorization", Prefix: "Bearer ", Value: "s3cret"}, {Header: "x-team", Env: "HOME"}}},
+			{
+				Name: "search", URL: "https://localhost:23443/a%20b/mcp",
+				TLS:         ClientTLS{CAFile: ca, ClientCertFile: filepath.Join(dir, "leaf.pem"), ClientKeyFile: filepath.Join(dir, "leaf.key")},
+				Credentials: []Credential{{Header: "Authorization", Prefix: "Bearer ", Value: "s3cret"}, {Header: "x-team", Env: "HOME"}},
+			},
 			{Name: "many", URL: "http://127.0.0.1:8089", HTTP2: true, Sticky: true},
 		},
 		Sockets:     Sockets{GRPC: filepath.Join(dir, "g.sock"), Broker: filepath.Join(dir, "b.sock"), Egress: filepath.Join(dir, "e.sock"), Admin: filepath.Join(dir, "a.sock")},

@@ -105,7 +105,7 @@ func TestGuard(t *testing.T) {
 		<-r.Context().Done()
 	})
 	hang.CallIdle = 300 * time.Millisecond
-	total := upstream(t, "total", func(w http.ResponseWriter, r *http.Request) {
+	total := upstream(t, "total", func(_ http.ResponseWriter, r *http.Request) {
 		_, _ = io.Copy(io.Discard, r.Body)
 		<-r.Context().Done()
 	})

@@ -43,9 +43,11 @@ type Listener struct {
 // ClientTrace says what becomes of a client's traceparent.
 type ClientTrace string
 
+// A trusted client's trace goes on, its sampling flag included; for others a new trace begins, and the client's
+// travels to ext_proc as x-mcpgw-client-traceparent.
 const (
-	ClientTraceContinue ClientTrace = "continue" // the client's trace goes on, its sampling flag included
-	ClientTraceLink     ClientTrace = "link"     // a new trace begins; the client's travels to ext_proc as x-mcpgw-client-traceparent
+	ClientTraceContinue ClientTrace = "continue"
+	ClientTraceLink     ClientTrace = "link"
 )
 
 // ServerTLS is a listener's certificate. Over xDS it travels as a secret, so a new one drains nothing.
@@ -119,8 +121,8 @@ type Overload struct {
 	MaxConnections int64  // connections of clients, all listeners together
 }
 
+// Names of clusters and routes. Those of servers carry ServerPrefix, so none can take one of the others.
 const (
-	// Cluster and route names. Servers carry ServerPrefix, so none can take one of the others.
 	ServerPrefix = "s/"
 	Broker       = "broker"
 	refuse       = "refuse" // never has an endpoint: where a POST stands until ext_proc has routed it
@@ -129,15 +131,20 @@ const (
 	clusterExtProc = "mcpgw_extproc"
 	clusterALS     = "mcpgw_als"
 	clusterOTLP    = "mcpgw_otlp"
+)
 
-	// Headers between mcpgw and Envoy. A client's own are removed before anything reads them.
+// Headers between mcpgw and Envoy. A client's own are removed before anything reads them.
+const (
 	HeaderBackend     = "x-mcpgw-backend"
 	HeaderExchange    = "x-mcpgw-exchange"
 	HeaderEgressToken = "x-mcpgw-egress-token"
 	HeaderDecision    = "x-mcpgw-decision-id"
 	HeaderLocal       = "x-mcpgw-local"
 	HeaderClientTrace = "x-mcpgw-client-traceparent"
+)
 
+// Names that Envoy and mcpgw's gRPC services share.
+const (
 	// MetadataListener is the gRPC metadata key under which each ext_proc stream names its listener.
 	MetadataListener = "x-mcpgw-listener"
 	// Metadata is the dynamic metadata namespace that ext_proc writes; Outcomes is the one the response script writes.

@@ -41,7 +41,8 @@ func TestHeaders(t *testing.T) {
 		"Cookie: session=secret", "Cookie: second=secret", "Proxy-Authorization: Basic secret", "Referer: http://secret/", "Baggage: user=secret", "X-Envoy-Original-Path: /secret", "X-Envoy-Retry-On: 5xx", "Last-Event-Id: 7",
 		"Accept-Encoding: gzip", "X-Amzn-Oidc-Identity: secret", "X_Forwarded_User: root", "Te: trailers"}
 	allowed := map[string]bool{"Accept": true, "Content-Type": true, "Content-Length": true, "User-Agent": true, "Mcp-Protocol-Version": true, "Mcp-Method": true, "Mcp-Name": true,
-		"Mcp-Session-Id": true, "X-Request-Id": true, "Traceparent": true, "Tracestate": true, "Mcp-Param-Unknown": true}
+		"Mcp-Session-Id": true, "X-Request-Id": true, "Traceparent": true, "Tracestate": true, "Mcp-Param-Unknown": true,
+		"X-Forwarded-Proto": true} // Envoy's own word of the hop from the broker, not a client's
 	for _, key := range []string{"Authorization: Bearer " + reader, "X-Api-Key: " + reader} {
 		name, _, _ := strings.Cut(key, ":")
 		t.Run("nothing but MCP travels, credential in "+name, func(t *testing.T) {
@@ -171,9 +172,6 @@ func TestHeaders(t *testing.T) {
 			t.Run(row.name, func(t *testing.T) { refused(t, c.CallID(t, `"m"`, row.method, row.params, row.headers...), mismatch) })
 		}
 		backend.Untouched(t)
-		if got := c.Call(t, "tools/call", echo, "Mcp-Name: =?base64?ZWNobw==?=").Text(t); got != "x" {
-			t.Errorf("Base64 of the name gets %q", got)
-		}
 		if got := c.Call(t, "tools/call", echo, "MCP-NAME: \techo  ").Text(t); got != "x" {
 			t.Errorf("white space around the name gets %q", got)
 		}
@@ -198,13 +196,15 @@ func TestHeaders(t *testing.T) {
 	})
 	t.Run("a renamed tool", func(t *testing.T) {
 		c := harness.NewModern(w.Base+"/mcp", reader)
-		backend.Forget()
-		if got := c.Tool(t, "dual_echo", map[string]any{"text": "x"}).Text(t); got != "x" {
-			t.Fatalf("got %q", got)
-		}
-		r := backend.Requests("tools/call")
-		if len(r) != 1 || r[0].Name != "echo" || r[0].Header.Get("Mcp-Name") != "echo" || r[0].Header.Get("Mcp-Method") != "tools/call" {
-			t.Errorf("received %+v", r)
+		for _, name := range []string{"dual_echo", "=?base64?ZHVhbF9lY2hv?="} {
+			backend.Forget()
+			if got := c.Call(t, "tools/call", map[string]any{"name": "dual_echo", "arguments": map[string]any{"text": "x"}}, "Mcp-Name: "+name).Text(t); got != "x" {
+				t.Fatalf("got %q", got)
+			}
+			r := backend.Requests("tools/call")
+			if len(r) != 1 || r[0].Name != "echo" || r[0].Header.Get("Mcp-Name") != "echo" || r[0].Header.Get("Mcp-Method") != "tools/call" {
+				t.Errorf("received %+v", r)
+			}
 		}
 	})
 	t.Run("a tool with an impossible x-mcp-header is left out", func(t *testing.T) {
