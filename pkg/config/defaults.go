@@ -124,6 +124,8 @@ func setLimits(l *configv1.Limits) {
 	orDuration(&l.StreamKeepalive, 25*time.Second)
 	orNew(&l.ServerMessageBytes, 16<<20)
 	orNew(&l.FailedCredentialsPerMinute, 60)
+	orNew(&l.Connections, 10000)
+	orNew(&l.EnvoyHeapBytes, 2<<30)
 }
 
 func setServer(s *configv1.Server, limits *configv1.Limits) {

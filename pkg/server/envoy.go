@@ -42,6 +42,9 @@ func (s *Server) startEnvoy(ctx context.Context, c *config.Config) error {
 		Binary: binary, Config: b, Dir: filepath.Dir(s.sockets.GRPC), Admin: s.sockets.Admin,
 		Concurrency: int(c.Proto.Envoy.GetConcurrency()), Log: s.log.With("component", "envoy"),
 	})
+	if err == nil {
+		close(s.started)
+	}
 	return err
 }
 
@@ -83,28 +86,29 @@ func (s *Server) awaitEnvoy(ctx context.Context) error {
 	return s.warm(ctx)
 }
 
-// warm sends one request through each listener.
+// warm sends one request through each listener and the egress, all refused: the first entries of an access log that is still
+// connecting are lost, so these are.
 func (s *Server) warm(ctx context.Context) error {
 	bound, err := s.envoy.Admin().Listeners(ctx)
 	if err != nil {
 		return err
 	}
 	for name, address := range bound {
-		l := s.listener(name)
-		if l == nil || l.Tls != nil {
-			continue // a TLS listener is warmed by its first client: we have no name that its certificate must carry
-		}
 		a := config.Address{Network: "tcp", Address: address}
 		if filepath.IsAbs(address) {
 			a.Network = "unix"
 		}
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://localhost"+xds.HealthPath, nil)
+		scheme := "http"
+		if l := s.listener(name); l != nil && l.Tls != nil {
+			scheme = "https"
+		}
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, scheme+"://localhost/", nil)
 		if err != nil {
 			return err
 		}
 		resp, err := dial(a).RoundTrip(req)
 		if err != nil {
-			return fmt.Errorf("listener %s does not answer: %w", l.Name, err)
+			return fmt.Errorf("listener %s does not answer: %w", name, err)
 		}
 		_ = resp.Body.Close() // its status is not asked for
 	}
@@ -160,12 +164,14 @@ func (s *Server) envoyFailed() <-chan struct{} {
 	return s.envoy.Done()
 }
 
-// envoyPID is the child's process id, 0 while there is none.
+// envoyPID is the child's process id, 0 while there is none. It waits for the child's first start: whoever knocks before is it.
 func (s *Server) envoyPID() int {
-	if s.envoy == nil {
+	select {
+	case <-s.started:
+		return s.envoy.Pid()
+	case <-s.crew.ctx.Done():
 		return 0
 	}
-	return s.envoy.Pid()
 }
 
 // drain lets streams finish, then ends Envoy.

@@ -9,6 +9,7 @@ import (
 	"github.com/mcpgw/mcpgw/pkg/gateway"
 	"github.com/mcpgw/mcpgw/pkg/mcp"
 	"github.com/mcpgw/mcpgw/pkg/telemetry"
+	"github.com/mcpgw/mcpgw/pkg/xds"
 )
 
 // report hands what the walk found to log, metrics and span.
@@ -43,7 +44,7 @@ func (s *Server) report(ctx context.Context, x *gateway.Exchange) {
 
 // outcome hands on how an exchange ended, as Envoy saw it.
 func (s *Server) outcome(o *accesslog.Outcome) {
-	if o.Egress {
+	if o.Egress || o.Log == xds.LogEgress {
 		return // part of an exchange whose own end is told, too
 	}
 	if !o.Decided && o.Outcome != accesslog.Unknown {

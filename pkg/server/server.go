@@ -31,6 +31,7 @@ import (
 	"github.com/mcpgw/mcpgw/pkg/envoyproc"
 	"github.com/mcpgw/mcpgw/pkg/extproc"
 	"github.com/mcpgw/mcpgw/pkg/gateway"
+	"github.com/mcpgw/mcpgw/pkg/internal/socket"
 	"github.com/mcpgw/mcpgw/pkg/limit"
 	"github.com/mcpgw/mcpgw/pkg/session"
 	"github.com/mcpgw/mcpgw/pkg/stdio"
@@ -48,6 +49,10 @@ type Options struct {
 	Log     *slog.Logger
 	Out     io.Writer // gets the one line that begins "ready"
 	Envoy   bool      // start Envoy as a child; else one that someone else runs connects
+
+	// NoGuard and NoAccessLog leave these parts of the data path out. No configuration can: they are there for the benchmark, which
+	// measures what each part costs.
+	NoGuard, NoAccessLog bool
 }
 
 // Server is a running gateway.
@@ -67,7 +72,8 @@ type Server struct {
 	accesslog *accesslog.Log
 	egress    *http.Transport
 	crew      *crew
-	envoy     *envoyproc.Process // nil without Envoy
+	envoy     *envoyproc.Process // nil without Envoy; written once, before started is closed
+	started   chan struct{}      // closed when the child Envoy is there
 	news      chan struct{}      // holds one where something was learned of a server
 
 	mu      sync.Mutex // guards all below
@@ -95,7 +101,7 @@ func Run(ctx context.Context, o Options) error {
 
 func newServer(ctx context.Context, o Options, c *config.Config) (s *Server, cleanup func(), err error) {
 	p := c.Proto
-	s = &Server{opts: o, log: o.Log, news: make(chan struct{}, 1), sources: map[string]*catalog.Source{}, stdio: map[string]*stdio.Server{}, clients: map[string]*upstream.Client{}}
+	s = &Server{opts: o, log: o.Log, started: make(chan struct{}), news: make(chan struct{}, 1), sources: map[string]*catalog.Source{}, stdio: map[string]*stdio.Server{}, clients: map[string]*upstream.Client{}}
 	dir, temporary, err := runDir(p.Envoy.GetRunDir())
 	if err != nil {
 		return nil, nil, err
@@ -261,7 +267,7 @@ func (s *Server) serveSockets(c *configv1.Config) error {
 	s.extproc.Register(g)
 	s.accesslog.Register(g)
 	s.publisher.Register(g)
-	grpcListener, err := listenUnix(s.sockets.GRPC)
+	grpcListener, err := s.listenUnix(s.sockets.GRPC)
 	if err != nil {
 		return err
 	}
@@ -270,7 +276,7 @@ func (s *Server) serveSockets(c *configv1.Config) error {
 		defer stop()
 		return g.Serve(grpcListener)
 	})
-	brokerListener, err := listenUnix(s.sockets.Broker)
+	brokerListener, err := s.listenUnix(s.sockets.Broker)
 	if err != nil {
 		return err
 	}
@@ -282,7 +288,7 @@ func (s *Server) serveSockets(c *configv1.Config) error {
 	}
 	var adminListener net.Listener
 	if a.Network == "unix" {
-		adminListener, err = listenUnix(a.Address)
+		adminListener, err = socket.Listen(a.Address, socket.Options{})
 	} else {
 		adminListener, err = net.Listen(a.Network, a.Address)
 	}
@@ -307,24 +313,16 @@ func (s *Server) serveHTTP(name string, l net.Listener, h *http.Server) {
 	})
 }
 
-// listenUnix listens on a socket of mode 0600, replacing one that an earlier process left.
-func listenUnix(path string) (net.Listener, error) {
-	if c, err := net.DialTimeout("unix", path, time.Second); err == nil {
-		_ = c.Close()
-		return nil, fmt.Errorf("%s is served by another process; end it or name another run_dir", path)
+// listenUnix opens a socket that Envoy alone uses. The child's process id is known; that of an Envoy that someone else runs is not.
+func (s *Server) listenUnix(path string) (net.Listener, error) {
+	o := socket.Options{}
+	if s.opts.Envoy {
+		o.Peer = s.envoyPID
+		o.Refused = func(pid int, err error) {
+			s.log.Warn("a process that is not our Envoy was refused", "socket", path, "pid", pid, "error", err)
+		}
 	}
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, err
-	}
-	l, err := net.Listen("unix", path)
-	if err != nil {
-		return nil, err
-	}
-	if err := os.Chmod(path, 0o600); err != nil {
-		_ = l.Close()
-		return nil, err
-	}
-	return l, nil
+	return socket.Listen(path, o)
 }
 
 // ready is nil once a world is in force and served.
@@ -366,7 +364,9 @@ func (s *Server) awaitCatalog(ctx context.Context) {
 	defer cancel()
 	for {
 		s.mu.Lock()
-		waiting := slices.ContainsFunc(s.ordered(), func(src *catalog.Source) bool { return src.Fetched.IsZero() && src.Degraded == "" })
+		waiting := slices.ContainsFunc(s.ordered(), func(src *catalog.Source) bool {
+			return src.Fetched.IsZero() && (src.Degraded == "" || s.stdio[src.Server] != nil) // a child that starts looks like one that is down
+		})
 		s.mu.Unlock()
 		if !waiting {
 			return

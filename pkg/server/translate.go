@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/url"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -30,6 +31,7 @@ func world(c *configv1.Config, s xds.Sockets, token string, reveal bool) (xds.Wo
 		Node: xds.Node{ID: c.Envoy.GetNodeId(), Cluster: "mcpgw"}, Sockets: s, EgressToken: token,
 		Limits:    xds.Limits{Body: int64(c.Limits.GetBodyBytes()), Upload: c.Limits.GetUpload().AsDuration()},
 		Telemetry: xds.Telemetry{AccessLog: true, Guard: true},
+		Overload:  xds.Overload{MaxHeap: c.Limits.GetEnvoyHeapBytes(), MaxConnections: int64(c.Limits.GetConnections())},
 	}
 	if o := c.Telemetry.GetOtlp(); o != nil {
 		w.Telemetry.OTLP, w.Telemetry.Sampling = o.Endpoint, o.GetSamplingPercent()
@@ -39,6 +41,15 @@ func world(c *configv1.Config, s xds.Sockets, token string, reveal bool) (xds.Wo
 		out := xds.Listener{Name: l.Name, Address: strings.TrimPrefix(l.Address, "unix:"), TrustedHops: int(l.TrustedProxyHops), ClientTrace: xds.ClientTrace(l.ClientTrace)}
 		if l.Tls != nil {
 			out.TLS = &xds.ServerTLS{CertFile: l.Tls.CertFile, KeyFile: l.Tls.KeyFile}
+			if reveal { // sent anew at each reload: Envoy alone would see only files that are moved into place
+				var err error
+				if out.TLS.Cert, err = os.ReadFile(l.Tls.CertFile); err != nil {
+					return w, fmt.Errorf("listener %s: %w", l.Name, err)
+				}
+				if out.TLS.Key, err = os.ReadFile(l.Tls.KeyFile); err != nil {
+					return w, fmt.Errorf("listener %s: %w", l.Name, err)
+				}
+			}
 		}
 		w.Listeners = append(w.Listeners, out)
 	}
@@ -49,7 +60,7 @@ func world(c *configv1.Config, s xds.Sockets, token string, reveal bool) (xds.Wo
 			CallTotal: or(srv.Timeouts.GetCallTotal().AsDuration(), c.Limits.GetCallTotal().AsDuration()),
 		}
 		if h := srv.GetHttp(); h != nil {
-			out.URL = h.Url
+			out.URL, out.ForwardHeaders = h.Url, h.ForwardHeaders
 			out.TLS = xds.ClientTLS{CAFile: h.Tls.GetCaFile(), ServerName: h.Tls.GetServerName(), ClientCertFile: h.Tls.GetClientCertFile(), ClientKeyFile: h.Tls.GetClientKeyFile()}
 			for _, name := range sorted(h.Headers) {
 				cred, err := credential(name, "", h.Headers[name].GetFile(), h.Headers[name].GetEnv(), h.Headers[name].GetValue(), reveal)

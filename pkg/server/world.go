@@ -60,6 +60,7 @@ func (s *Server) build(ctx context.Context, c *config.Config) (*built, error) {
 		errs = append(errs, err)
 	}
 	w, err := world(c.Proto, s.sockets, s.token, true)
+	w.Telemetry.Guard, w.Telemetry.AccessLog = !s.opts.NoGuard, !s.opts.NoAccessLog
 	if err != nil {
 		errs = append(errs, err)
 	} else if b.resources, err = xds.Render(w); err != nil {

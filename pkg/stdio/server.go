@@ -5,13 +5,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"maps"
 	"math/rand/v2"
 	"net"
 	"net/http"
-	"os"
 	"slices"
 	"sync"
 	"time"
@@ -19,6 +17,7 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"github.com/mcpgw/mcpgw/pkg/fault"
+	"github.com/mcpgw/mcpgw/pkg/internal/socket"
 	"github.com/mcpgw/mcpgw/pkg/mcp"
 )
 
@@ -476,62 +475,10 @@ func (s *Server) reap(ctx context.Context) {
 	}
 }
 
-// maxSocketPath is the longest path that every supported system takes (sun_path of macOS, less its final zero).
-const maxSocketPath = 103
-
-// listen opens the socket. A socket that a dead process left behind is replaced; a file of another kind is not.
+// listen opens the socket.
 func (s *Server) listen() (net.Listener, error) {
-	if len(s.o.Socket) > maxSocketPath {
-		return nil, fmt.Errorf("socket path %s has %d bytes; the system takes %d", s.o.Socket, len(s.o.Socket), maxSocketPath)
-	}
-	switch info, err := os.Lstat(s.o.Socket); {
-	case errors.Is(err, fs.ErrNotExist):
-	case err != nil:
-		return nil, fmt.Errorf("socket: %w", err)
-	case info.Mode().Type() != fs.ModeSocket:
-		return nil, fmt.Errorf("socket: %s exists and is no socket", s.o.Socket)
-	default:
-		if c, err := net.DialTimeout("unix", s.o.Socket, admission); err == nil {
-			c.Close()
-			return nil, fmt.Errorf("socket: another process serves on %s", s.o.Socket)
-		}
-		if err := os.Remove(s.o.Socket); err != nil {
-			return nil, fmt.Errorf("socket: %w", err)
-		}
-	}
-	ln, err := net.ListenUnix("unix", &net.UnixAddr{Name: s.o.Socket, Net: "unix"})
-	if err != nil {
-		return nil, fmt.Errorf("socket: %w", err)
-	}
-	if err := os.Chmod(s.o.Socket, 0o600); err != nil {
-		ln.Close()
-		return nil, fmt.Errorf("socket: %w", err)
-	}
-	return gate{ln, s}, nil
-}
-
-// gate is a listener that knows its callers.
-type gate struct {
-	*net.UnixListener
-	s *Server
-}
-
-// Accept returns connections of admitted processes and closes all others.
-func (g gate) Accept() (net.Conn, error) {
-	for {
-		c, err := g.AcceptUnix()
-		if err != nil {
-			return nil, err
-		}
-		if g.s.o.PeerPID == nil {
-			return c, nil
-		}
-		pid, err := peerPID(c)
-		if err == nil && (pid == os.Getpid() || pid != 0 && pid == g.s.o.PeerPID()) {
-			return c, nil
-		}
-		c.Close()
-		g.s.count.refused.Add(1)
-		g.s.log.Warn("refused a connection", "pid", pid, "error", err)
-	}
+	return socket.Listen(s.o.Socket, socket.Options{Peer: s.o.PeerPID, Refused: func(pid int, err error) {
+		s.count.refused.Add(1)
+		s.log.Warn("refused a connection", "pid", pid, "error", err)
+	}})
 }

@@ -22,7 +22,7 @@ import (
 // answer is how one call of a load ended.
 type answer struct {
 	text    string // the argument, which no other call has
-	kind    string // ok, denied, refused, other
+	kind    string // ok, denied, unknown, refused, other
 	status  int
 	detail  string // of other
 	began   time.Time
@@ -288,6 +288,8 @@ func (l *load) call(text string) (a answer) {
 		a.kind = "ok"
 	case a.status == 200 && own && m.Error != nil && m.Error.Code == 403 && strings.HasPrefix(text, "forbidden"):
 		a.kind = "denied"
+	case a.status == 200 && own && m.Error != nil && m.Error.Code == -32602:
+		a.kind = "unknown"
 	case (a.status == 503 || a.status == 504) && string(m.ID) == "null" && m.Error != nil && m.Error.Code == -32603:
 		a.kind, a.refused = "refused", a.status
 	}

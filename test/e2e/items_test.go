@@ -109,7 +109,7 @@ func TestItems(t *testing.T) {
 			if got := c.Call(t, "tools/list", map[string]any{"cursor": ""}).Names(t); !slices.Equal(got, tools[:2]) {
 				t.Errorf("the cursor \"\" gets %v", got)
 			}
-			for _, bad := range []any{"nonsense", cursor + "x", "AAAA", strings.Repeat("A", 100_000), 5, nil, map[string]any{}} {
+			for _, bad := range []any{"nonsense", "=" + cursor, "AAAA", strings.Repeat("A", 100_000), 5, nil, map[string]any{}} {
 				refused(t, c.CallID(t, `"p"`, "tools/list", map[string]any{"cursor": bad}), refusal{200, -32602, `"p"`, ""})
 			}
 		})
@@ -223,7 +223,7 @@ func TestItems(t *testing.T) {
 			} else {
 				same("a subscription", "resources/subscribe", map[string]any{"uri": "test://secret"}, map[string]any{"uri": "none://secret"}, "test://", "none://")
 			}
-			for _, name := range []string{"off", "echo ", "ECHO", "../echo", "dual_echo", strings.Repeat("x", 100_000)} {
+			for _, name := range []string{"off", "echo ", "ECHO", "../echo", "dual_echo", strings.Repeat("x", 10_000)} {
 				refused(t, c.CallID(t, `"u"`, "tools/call", map[string]any{"name": name}, "Mcp-Name: "+header(name)), refusal{200, -32602, `"u"`, ""})
 			}
 			e := refused(t, c.CallID(t, `"u"`, "resources/read", map[string]any{"uri": "none://x"}), refusal{200, -32602, `"u"`, ""})
@@ -315,11 +315,8 @@ func TestItems(t *testing.T) {
 				if !c.Modern() {
 					want("a ping", body("ping", `"x":1`))
 				}
-				for _, server := range []string{"/mcp/dual"} {
-					if c = w.client(t, server, reader, revision); true {
-						want("a denied call", body("tools/call", `"name":"big","arguments":{"bytes":11}`))
-					}
-				}
+				c = w.client(t, "/mcp/dual", reader, revision)
+				want("a denied call", body("tools/call", `"name":"big","arguments":{"bytes":11}`))
 			}
 		})
 	})

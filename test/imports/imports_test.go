@@ -34,7 +34,8 @@ var house = map[string]room{
 	"policies":              {floor: 0},
 	"proto/mcpgw/config/v1": {floor: 0, heavy: []string{protobuf, protovalidate}},
 
-	"pkg/fault": {floor: 0},
+	"pkg/fault":           {floor: 0},
+	"pkg/internal/socket": {floor: 0},
 
 	// words
 	"pkg/jsonrpc": {floor: 1},

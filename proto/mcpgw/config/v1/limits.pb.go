@@ -61,8 +61,14 @@ type Limits struct {
 	// Failed credentials of one client address in a minute; beyond that its
 	// requests are refused with 429. Default: 60.
 	FailedCredentialsPerMinute *uint32 `protobuf:"varint,15,opt,name=failed_credentials_per_minute,json=failedCredentialsPerMinute,proto3,oneof" json:"failed_credentials_per_minute,omitempty"`
-	unknownFields              protoimpl.UnknownFields
-	sizeCache                  protoimpl.SizeCache
+	// Connections of clients, all listeners together; Envoy closes what comes
+	// beyond. Read at start. Default: 10000.
+	Connections *uint32 `protobuf:"varint,16,opt,name=connections,proto3,oneof" json:"connections,omitempty"`
+	// Envoy's heap, in bytes: near it Envoy gives memory back, then refuses
+	// requests, then connections. Read at start. Default: 2147483648 (2 GiB).
+	EnvoyHeapBytes *uint64 `protobuf:"varint,17,opt,name=envoy_heap_bytes,json=envoyHeapBytes,proto3,oneof" json:"envoy_heap_bytes,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Limits) Reset() {
@@ -200,11 +206,26 @@ func (x *Limits) GetFailedCredentialsPerMinute() uint32 {
 	return 0
 }
 
+func (x *Limits) GetConnections() uint32 {
+	if x != nil && x.Connections != nil {
+		return *x.Connections
+	}
+	return 0
+}
+
+func (x *Limits) GetEnvoyHeapBytes() uint64 {
+	if x != nil && x.EnvoyHeapBytes != nil {
+		return *x.EnvoyHeapBytes
+	}
+	return 0
+}
+
 var File_mcpgw_config_v1_limits_proto protoreflect.FileDescriptor
 
 const file_mcpgw_config_v1_limits_proto_rawDesc = "" +
 	"\n" +
-	"\x1cmcpgw/config/v1/limits.proto\x12\x0fmcpgw.config.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\"\xd2\t\n" +
+	"\x1cmcpgw/config/v1/limits.proto\x12\x0fmcpgw.config.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\"\xee\n" +
+	"\n" +
 	"\x06Limits\x121\n" +
 	"\n" +
 	"body_bytes\x18\x01 \x01(\rB\r\xbaH\n" +
@@ -228,7 +249,9 @@ const file_mcpgw_config_v1_limits_proto_rawDesc = "" +
 	"\x04park\x18\f \x01(\v2\x19.google.protobuf.DurationB\x0e\xbaH\v\xaa\x01\b\"\x02\b\x1e2\x02\b\x01R\x04park\x12U\n" +
 	"\x10stream_keepalive\x18\r \x01(\v2\x19.google.protobuf.DurationB\x0f\xbaH\f\xaa\x01\t\"\x03\b\x90\x1c2\x02\b\x01R\x0fstreamKeepalive\x12E\n" +
 	"\x14server_message_bytes\x18\x0e \x01(\rB\x0e\xbaH\v*\t\x18\x80\x80\x80\x80\x01(\x80\bH\x06R\x12serverMessageBytes\x88\x01\x01\x12S\n" +
-	"\x1dfailed_credentials_per_minute\x18\x0f \x01(\rB\v\xbaH\b*\x06\x18\xc0\x84=(\x01H\aR\x1afailedCredentialsPerMinute\x88\x01\x01B\r\n" +
+	"\x1dfailed_credentials_per_minute\x18\x0f \x01(\rB\v\xbaH\b*\x06\x18\xc0\x84=(\x01H\aR\x1afailedCredentialsPerMinute\x88\x01\x01\x123\n" +
+	"\vconnections\x18\x10 \x01(\rB\f\xbaH\t*\a\x18\x80\xad\xe2\x04(\x01H\bR\vconnections\x88\x01\x01\x12@\n" +
+	"\x10envoy_heap_bytes\x18\x11 \x01(\x04B\x11\xbaH\x0e2\f\x18\x80\x80\x80\x80\x80 (\x80\x80\x80 H\tR\x0eenvoyHeapBytes\x88\x01\x01B\r\n" +
 	"\v_body_bytesB\x19\n" +
 	"\x17_bodies_in_flight_bytesB\b\n" +
 	"\x06_depthB\v\n" +
@@ -236,7 +259,9 @@ const file_mcpgw_config_v1_limits_proto_rawDesc = "" +
 	"\x17_sessions_per_principalB\x18\n" +
 	"\x16_streams_per_principalB\x17\n" +
 	"\x15_server_message_bytesB \n" +
-	"\x1e_failed_credentials_per_minuteB7Z5github.com/mcpgw/mcpgw/proto/mcpgw/config/v1;configv1b\x06proto3"
+	"\x1e_failed_credentials_per_minuteB\x0e\n" +
+	"\f_connectionsB\x13\n" +
+	"\x11_envoy_heap_bytesB7Z5github.com/mcpgw/mcpgw/proto/mcpgw/config/v1;configv1b\x06proto3"
 
 var (
 	file_mcpgw_config_v1_limits_proto_rawDescOnce sync.Once
