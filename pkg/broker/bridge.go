@@ -23,13 +23,14 @@ func (c *call) bridge() {
 		c.fail(fault.New(fault.NoMethod, "this server takes no subscriptions from clients of %s", c.p.Revision))
 		return
 	}
-	st := c.b.state(c.p.Session.ID)
-	end, ok := st.begin(m.ID, running{server: c.p.Server, cancel: cancel})
+	end, ok := c.st.begin(m.ID, running{server: c.p.Server, cancel: cancel})
 	if !ok {
 		c.fail(fault.New(fault.Invalid, "a request with this id is under way"))
 		return
 	}
 	defer end()
+	ctx, patience := c.patient(ctx)
+	defer patience.stop()
 
 	client := c.b.Server(c.p.Server)
 	if client == nil {
@@ -55,15 +56,19 @@ func (c *call) bridge() {
 	}
 	resp, err := client.Do(ctx, upstream.AddMeta(renamed, upstream.Meta{ClientInfo: c.p.Session.ClientInfo, LogLevel: level}), header)
 	if err != nil {
-		if ctx.Err() != nil && c.r.Context().Err() == nil { // cancelled by the client: nothing is to be said
+		if cancelled(ctx) { // nothing is to be said
 			c.status(http.StatusNoContent)
 			return
 		}
-		c.fail(upstreamFault(c.p.Server, err))
+		c.fail(c.upstreamFault(ctx, c.p.Server, err))
 		return
 	}
+	patience.hear(resp)
 	c.bridgeResponse(ctx, resp)
 }
+
+// cancelled reports whether the client has cancelled the call; nothing else ends its context this way.
+func cancelled(ctx context.Context) bool { return errors.Is(context.Cause(ctx), context.Canceled) }
 
 // bridgeResponse passes a modern server's answer on.
 func (c *call) bridgeResponse(ctx context.Context, resp *http.Response) {
@@ -77,12 +82,21 @@ func (c *call) bridgeResponse(ctx context.Context, resp *http.Response) {
 		b, err := readAll(resp.Body, c.b.MaxEvent)
 		if err == nil {
 			var m *jsonrpc.Message
-			if m, err = jsonrpc.Read(b, jsonrpc.Limits{Depth: maxDepth}); err == nil && m.Kind == jsonrpc.Response && !unauthorized(resp.StatusCode) {
-				c.json(c.toLegacy(m))
-				return
+			if m, err = jsonrpc.Read(b, jsonrpc.Limits{Depth: maxDepth}); err == nil && !unauthorized(resp.StatusCode) {
+				if b, err = c.mine(m); err == nil {
+					if m.Result.Exists() {
+						b = c.toLegacy(m)
+					}
+					c.json(b)
+					return
+				}
 			}
 		}
-		c.fail(gateway.Upstream(c.p.Server, reasonOf(resp.StatusCode)).Wrap(err))
+		if cancelled(ctx) {
+			c.status(http.StatusNoContent)
+			return
+		}
+		c.fail(gateway.Upstream(c.p.Server, c.reasonOf(ctx, resp.StatusCode)).Wrap(err))
 	case "text/event-stream":
 		if resp.StatusCode != http.StatusOK {
 			c.fail(gateway.Upstream(c.p.Server, reasonOf(resp.StatusCode)))
@@ -97,7 +111,7 @@ func (c *call) bridgeResponse(ctx context.Context, resp *http.Response) {
 func (c *call) bridgeStream(ctx context.Context, resp *http.Response) {
 	out := c.stream()
 	defer out.close()
-	for m := range messages(ctx, resp.Body, c.b.MaxEvent) {
+	for m := range c.b.messages(ctx, resp.Body) {
 		switch {
 		case m.Kind == jsonrpc.Response && string(m.ID) == string(c.p.Message.ID):
 			out.message(c.toLegacy(m))
@@ -106,8 +120,8 @@ func (c *call) bridgeStream(ctx context.Context, resp *http.Response) {
 			out.message(m.Body) // of this call: the token is the client's own
 		}
 	}
-	if ctx.Err() == nil || errors.Is(ctx.Err(), context.DeadlineExceeded) {
-		out.message(gateway.Upstream(c.p.Server, "unavailable").Reply(c.p.Message.ID))
+	if !cancelled(ctx) {
+		out.message(gateway.Upstream(c.p.Server, ended(ctx)).Reply(c.p.Message.ID))
 	}
 }
 

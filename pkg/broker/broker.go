@@ -10,6 +10,7 @@ import (
 	"context"
 	"log/slog"
 	"net/http"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -51,6 +52,7 @@ type Broker struct {
 	mu       sync.Mutex
 	sessions map[string]*state // by client session id
 	closing  chan struct{}
+	forgets  chan struct{} // one place for each upstream session that is being ended
 }
 
 // New makes a broker.
@@ -64,7 +66,7 @@ func New(o Options) *Broker {
 	if o.MaxEvent == 0 {
 		o.MaxEvent = 16 << 20
 	}
-	return &Broker{Options: o, sessions: map[string]*state{}, closing: make(chan struct{})}
+	return &Broker{Options: o, sessions: map[string]*state{}, closing: make(chan struct{}), forgets: make(chan struct{}, maxForgets)}
 }
 
 // Close ends every stream that the gateway itself feeds, so that a drain need not wait for them. Calls go on.
@@ -85,7 +87,12 @@ func (b *Broker) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		writeFault(w, nil, false, fault.New(fault.Forbidden, "this request was not judged"))
 		return
 	}
+	defer p.Done()
 	c := &call{b: b, p: p, w: w, r: r}
+	if p.Session != nil {
+		c.st = b.enter(p.Session.ID)
+		defer b.leave(p.Session.ID, c.st)
+	}
 	switch {
 	case p.Message == nil:
 		c.standing()
@@ -102,12 +109,23 @@ func (b *Broker) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+// safely runs what has a goroutine of its own: a panic ends that, and not the process.
+func (b *Broker) safely(run func()) {
+	defer func() {
+		if p := recover(); p != nil {
+			b.Log.Error("the broker panicked", "panic", p, "stack", string(debug.Stack()))
+		}
+	}()
+	run()
+}
+
 // call is one exchange in the broker's hands; one goroutine owns it.
 type call struct {
-	b *Broker
-	p *gateway.Parked
-	w http.ResponseWriter
-	r *http.Request
+	b  *Broker
+	p  *gateway.Parked
+	w  http.ResponseWriter
+	r  *http.Request
+	st *state // of the legacy session; nil in the modern era
 }
 
 // source is what is known of the server that the call goes to.

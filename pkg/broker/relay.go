@@ -21,13 +21,14 @@ import (
 func (c *call) relay() {
 	ctx, cancel := c.detached()
 	defer cancel()
-	st := c.b.state(c.p.Session.ID)
-	end, ok := st.begin(c.p.Message.ID, running{server: c.p.Server})
+	end, ok := c.st.begin(c.p.Message.ID, running{server: c.p.Server})
 	if !ok {
 		c.fail(fault.New(fault.Invalid, "a request with this id is under way"))
 		return
 	}
 	defer end()
+	ctx, patience := c.patient(ctx)
+	defer patience.stop()
 	body := c.originBody()
 	for attempt := 0; ; attempt++ {
 		up, f := c.upstream(ctx, c.p.Server)
@@ -37,17 +38,33 @@ func (c *call) relay() {
 		}
 		resp, err := up.Do(ctx, body, c.travel(c.p.Server))
 		if err != nil {
-			c.fail(upstreamFault(c.p.Server, err))
+			c.fail(c.upstreamFault(ctx, c.p.Server, err))
 			return
 		}
+		patience.hear(resp)
 		if resp.StatusCode == http.StatusNotFound && up.ID != "" && attempt == 0 && localFault("", resp) == nil && !c.isMessage(resp) {
 			closeBody(resp)
 			c.lost(ctx, c.p.Server, up)
 			continue
 		}
-		c.relayResponse(ctx, st, resp)
+		c.relayResponse(ctx, resp)
 		return
 	}
+}
+
+// mine is a message that is the response to this call. A server that could not read the id (it then says null) has refused this call all
+// the same, since nothing else was in the request.
+func (c *call) mine(m *jsonrpc.Message) ([]byte, error) {
+	switch {
+	case m.Kind != jsonrpc.Response:
+		return nil, errors.New("the answer is no response")
+	case string(m.ID) == string(c.p.Message.ID):
+		return m.Body, nil
+	case m.ID == nil:
+		b := append([]byte(`{"jsonrpc":"2.0","id":`), c.p.Message.ID...)
+		return append(append(append(b, `,"error":`...), m.Error.Raw...), '}'), nil
+	}
+	return nil, errors.New("the answer has another id")
 }
 
 // isMessage reports whether a 404 is about the call rather than the session: it then carries an error with the call's id.
@@ -87,7 +104,7 @@ func (c *call) originBody() []byte {
 }
 
 // relayResponse passes a legacy server's answer on.
-func (c *call) relayResponse(ctx context.Context, st *state, resp *http.Response) {
+func (c *call) relayResponse(ctx context.Context, resp *http.Response) {
 	defer closeBody(resp)
 	if f := localFault(c.p.Server, resp); f != nil {
 		c.fail(f)
@@ -98,12 +115,12 @@ func (c *call) relayResponse(ctx context.Context, st *state, resp *http.Response
 		b, err := readAll(resp.Body, c.b.MaxEvent)
 		if err == nil {
 			var m *jsonrpc.Message
-			if m, err = jsonrpc.Read(b, jsonrpc.Limits{Depth: maxDepth}); err == nil && m.Kind != jsonrpc.Response {
-				err = errors.New("the answer is no response")
+			if m, err = jsonrpc.Read(b, jsonrpc.Limits{Depth: maxDepth}); err == nil {
+				b, err = c.mine(m)
 			}
 		}
 		if err != nil || unauthorized(resp.StatusCode) {
-			c.fail(gateway.Upstream(c.p.Server, reasonOf(resp.StatusCode)).Wrap(err))
+			c.fail(gateway.Upstream(c.p.Server, c.reasonOf(ctx, resp.StatusCode)).Wrap(err))
 			return
 		}
 		c.json(b) // a legacy client must not see a 404: it would end its session
@@ -112,18 +129,18 @@ func (c *call) relayResponse(ctx context.Context, st *state, resp *http.Response
 			c.fail(gateway.Upstream(c.p.Server, reasonOf(resp.StatusCode)))
 			return
 		}
-		c.relayStream(ctx, st, resp)
+		c.relayStream(ctx, resp)
 	default:
 		c.fail(gateway.Upstream(c.p.Server, reasonOf(resp.StatusCode)).Wrap(fmt.Errorf("status %d, content type %.64q", resp.StatusCode, resp.Header.Get("content-type"))))
 	}
 }
 
 // relayStream passes a stream on, message by message, until the call's response. A client that leaves does not end the server's work.
-func (c *call) relayStream(ctx context.Context, st *state, resp *http.Response) {
+func (c *call) relayStream(ctx context.Context, resp *http.Response) {
 	out := c.stream()
 	defer out.close()
 	done := ctx.Done()
-	msgs := messages(ctx, resp.Body, c.b.MaxEvent)
+	msgs := c.b.messages(ctx, resp.Body)
 	for {
 		select {
 		case <-done:
@@ -131,10 +148,10 @@ func (c *call) relayStream(ctx context.Context, st *state, resp *http.Response) 
 			return
 		case m, ok := <-msgs:
 			if !ok { // cut before the response
-				out.message(gateway.Upstream(c.p.Server, "unavailable").Reply(c.p.Message.ID))
+				out.message(gateway.Upstream(c.p.Server, ended(ctx)).Reply(c.p.Message.ID))
 				return
 			}
-			b, last := c.pass(st, c.p.Server, m)
+			b, last := c.pass(c.p.Server, m)
 			if b != nil {
 				out.message(b)
 			}
@@ -146,7 +163,7 @@ func (c *call) relayStream(ctx context.Context, st *state, resp *http.Response) 
 }
 
 // pass is what a server's message becomes for the client; last reports the response to the call.
-func (c *call) pass(st *state, server string, m *jsonrpc.Message) (b []byte, last bool) {
+func (c *call) pass(server string, m *jsonrpc.Message) (b []byte, last bool) {
 	switch m.Kind {
 	case jsonrpc.Response:
 		if c.p.Message == nil || string(m.ID) != string(c.p.Message.ID) {
@@ -154,7 +171,7 @@ func (c *call) pass(st *state, server string, m *jsonrpc.Message) (b []byte, las
 		}
 		return m.Body, true
 	case jsonrpc.Request:
-		id, ok := st.ask(pending{server: server, id: m.ID, token: m.Meta.Get(mcp.MetaProgress).Raw, since: time.Now()})
+		id, ok := c.st.ask(pending{server: server, id: m.ID, token: m.Meta.Get(mcp.MetaProgress).Raw})
 		if !ok {
 			return nil, false
 		}
@@ -165,7 +182,7 @@ func (c *call) pass(st *state, server string, m *jsonrpc.Message) (b []byte, las
 		return nil, false // the gateway tells of its own lists
 	case mcp.NotifyCancelled:
 		v := m.Params.Get("requestId")
-		id, ok := st.withdraw(server, v.Raw)
+		id, ok := c.st.withdraw(server, v.Raw)
 		if !ok {
 			return nil, false
 		}
@@ -186,8 +203,7 @@ func withID(m *jsonrpc.Message, id []byte) []byte {
 
 // answer carries a client's response to the server that asked.
 func (c *call) answer() {
-	st := c.b.state(c.p.Session.ID)
-	p, ok := st.answered(c.p.Message.ID)
+	p, ok := c.st.answered(c.p.Message.ID)
 	if !ok {
 		c.fail(fault.New(fault.Invalid, "no server has asked this"))
 		return
@@ -203,11 +219,11 @@ func (c *call) answer() {
 func (c *call) notify() {
 	ctx, cancel := c.detached()
 	defer cancel()
-	st, m := c.b.state(c.p.Session.ID), c.p.Message
+	m := c.p.Message
 	defer c.status(http.StatusAccepted)
 	switch m.Method {
 	case mcp.NotifyCancelled:
-		r, ok := st.call(m.Params.Get("requestId").Raw)
+		r, ok := c.st.call(m.Params.Get("requestId").Raw)
 		if !ok {
 			return
 		}
@@ -217,7 +233,7 @@ func (c *call) notify() {
 		}
 		c.tellServer(ctx, r.server, m.Body)
 	case mcp.NotifyProgress:
-		if server, ok := st.asker(m.Params.Get(mcp.MetaProgress).Raw); ok {
+		if server, ok := c.st.asker(m.Params.Get(mcp.MetaProgress).Raw); ok {
 			c.tellServer(ctx, server, m.Body)
 		}
 	default: // roots/list_changed: for every server that the session speaks to
@@ -265,6 +281,14 @@ func unauthorized(status int) bool {
 	return status == http.StatusUnauthorized || status == http.StatusForbidden
 }
 
+// reasonOf says why a body is no answer: it broke off because we gave up, or it is what it is.
+func (c *call) reasonOf(ctx context.Context, status int) string {
+	if ctx.Err() != nil {
+		return "timeout"
+	}
+	return reasonOf(status)
+}
+
 // reasonOf says why a server's answer is no answer, in a word from the closed set.
 func reasonOf(status int) string {
 	if unauthorized(status) {
@@ -284,11 +308,11 @@ func readAll(r io.Reader, most int) ([]byte, error) {
 }
 
 // messages reads a server's stream. The channel closes when it ends, for whatever reason, or ctx does.
-func messages(ctx context.Context, r io.Reader, most int) <-chan *jsonrpc.Message {
+func (b *Broker) messages(ctx context.Context, r io.Reader) <-chan *jsonrpc.Message {
 	ch := make(chan *jsonrpc.Message)
-	go func() {
+	go b.safely(func() {
 		defer close(ch)
-		events := sse.NewReader(r, most)
+		events := sse.NewReader(r, b.MaxEvent)
 		for {
 			e, err := events.Next()
 			if err != nil {
@@ -307,6 +331,6 @@ func messages(ctx context.Context, r io.Reader, most int) <-chan *jsonrpc.Messag
 				return
 			}
 		}
-	}()
+	})
 	return ch
 }

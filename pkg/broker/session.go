@@ -37,7 +37,7 @@ func (c *call) upstream(ctx context.Context, server string) (*upstream.Session, 
 		if errors.As(err, &f) {
 			return nil, f
 		}
-		return nil, upstreamFault(server, err)
+		return nil, c.upstreamFault(ctx, server, err)
 	}
 	return got.(*upstream.Session), nil
 }
@@ -49,6 +49,14 @@ func noSession() *fault.Error {
 // upstreamFault is what the client hears of an error of a server.
 func upstreamFault(server string, err error) *fault.Error {
 	return gateway.Upstream(server, reason(upstream.ReasonOf(err))).Wrap(err)
+}
+
+// upstreamFault is the fault of an error on the way to a server; that we gave up waiting for it shows in ctx.
+func (c *call) upstreamFault(ctx context.Context, server string, err error) *fault.Error {
+	if ctx.Err() != nil {
+		return gateway.Upstream(server, "timeout").Wrap(err)
+	}
+	return upstreamFault(server, err)
 }
 
 // reason maps what is known of a server's failure to the words that a client may hear.
@@ -81,10 +89,10 @@ func (c *call) openUpstream(ctx context.Context, s *session.Session, server stri
 	u := session.Upstream{ID: up.ID, Revision: up.Revision}
 	kept, err := c.b.Sessions.Update(ctx, s.ID, s.Owner, func(s *session.Session) *session.Session { return s.With(server, u) })
 	if err != nil || kept == nil { // ended meanwhile
-		go c.b.forget(server, u)
+		go c.b.safely(func() { c.b.forget(server, u) })
 		return nil, noSession().Wrap(err)
 	}
-	c.b.state(s.ID).signal()
+	c.st.signal()
 	return up, nil
 }
 
@@ -108,6 +116,8 @@ func (b *Broker) forget(server string, u session.Upstream) {
 	if client == nil {
 		return
 	}
+	b.forgets <- struct{}{}
+	defer func() { <-b.forgets }()
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
 	if err := client.Resume(u.ID, u.Revision).Delete(ctx); err != nil {

@@ -5,7 +5,6 @@ import (
 	"context"
 	"strconv"
 	"sync"
-	"time"
 
 	"github.com/mcpgw/mcpgw/pkg/session"
 )
@@ -16,7 +15,9 @@ const maxPending = 1024
 // state is what the broker remembers of a client session beside the store: who waits for what. It is lost with the process, as the
 // connections are that it speaks of.
 type state struct {
-	mu      sync.Mutex
+	users int // exchanges under way; Broker.mu guards it
+
+	mu      sync.Mutex // guards all below
 	next    uint64
 	pending map[string]pending // requests of servers, by the id the client sees
 	calls   map[string]running // the client's calls, by JSON text of their id
@@ -28,7 +29,6 @@ type pending struct {
 	server string
 	id     []byte // the server's own id, JSON text
 	token  []byte // progressToken that the server gave with it, JSON text
-	since  time.Time
 }
 
 // running is a call of the client.
@@ -37,7 +37,9 @@ type running struct {
 	cancel context.CancelFunc // of a bridged call, whose stream's end is its cancellation; nil for a relayed one
 }
 
-func (b *Broker) state(id string) *state {
+// enter finds or makes the state of a session and holds it until leave. It lives as long as any exchange of the session is under way:
+// what a server asks, it asks on a stream that is open.
+func (b *Broker) enter(id string) *state {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	s := b.sessions[id]
@@ -45,22 +47,33 @@ func (b *Broker) state(id string) *state {
 		s = &state{pending: map[string]pending{}, calls: map[string]running{}, changed: make(chan struct{})}
 		b.sessions[id] = s
 	}
+	s.users++
 	return s
 }
 
-// Ended forgets a session and ends what the gateway held at servers on its behalf. It is the session store's to call, and returns at
-// once.
+func (b *Broker) leave(id string, s *state) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if s.users--; s.users == 0 {
+		delete(b.sessions, id)
+	}
+}
+
+// maxForgets bounds the upstream sessions that are being ended at once.
+const maxForgets = 32
+
+// Ended wakes the streams of a session that is over, and ends what the gateway held at servers on its behalf. It is the session
+// store's to call, and returns at once.
 func (b *Broker) Ended(s *session.Session) {
 	b.mu.Lock()
 	st := b.sessions[s.ID]
-	delete(b.sessions, s.ID)
 	b.mu.Unlock()
 	if st != nil {
 		st.signal()
 	}
 	for server, u := range s.Upstream {
 		if u.ID != "" {
-			go b.forget(server, u)
+			go b.safely(func() { b.forget(server, u) })
 		}
 	}
 }

@@ -175,7 +175,6 @@ func (c *call) standing() {
 		return
 	}
 	defer release()
-	st := c.b.state(c.p.Session.ID)
 	ctx, cancel := context.WithCancel(c.r.Context())
 	defer cancel()
 	o := c.stream()
@@ -193,7 +192,7 @@ func (c *call) standing() {
 	alive := time.NewTicker(c.b.Keepalive)
 	defer alive.Stop()
 	for {
-		changed := st.wait()
+		changed := c.st.wait()
 		s, err := c.b.Sessions.Get(ctx, c.p.Session.ID, c.p.Session.Owner)
 		if err != nil || s == nil {
 			return
@@ -201,7 +200,7 @@ func (c *call) standing() {
 		for server, u := range s.Upstream {
 			if open[server] != u {
 				open[server] = u
-				servers.Go(func() { c.follow(ctx, st, o, server, u) })
+				servers.Go(func() { c.b.safely(func() { c.follow(ctx, o, server, u) }) })
 			}
 		}
 		select {
@@ -216,7 +215,7 @@ func (c *call) standing() {
 }
 
 // follow passes on what a server says on its own GET stream. A server need not offer one.
-func (c *call) follow(ctx context.Context, st *state, o *out, server string, u session.Upstream) {
+func (c *call) follow(ctx context.Context, o *out, server string, u session.Upstream) {
 	client := c.b.Server(server)
 	if client == nil {
 		return
@@ -229,11 +228,11 @@ func (c *call) follow(ctx context.Context, st *state, o *out, server string, u s
 	if resp.StatusCode != http.StatusOK || mediaType(resp) != "text/event-stream" {
 		return
 	}
-	for m := range messages(ctx, resp.Body, c.b.MaxEvent) {
+	for m := range c.b.messages(ctx, resp.Body) {
 		if m.Kind == jsonrpc.Notification && m.Method == mcp.NotifyResourceUpdated && !c.mayRead(ctx, m) {
 			continue
 		}
-		if b, _ := c.pass(st, server, m); b != nil {
+		if b, _ := c.pass(server, m); b != nil {
 			o.message(b)
 		}
 	}

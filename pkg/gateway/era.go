@@ -48,6 +48,9 @@ func (x *Exchange) era(m *jsonrpc.Message) *fault.Error {
 		return fault.New(fault.HeaderMismatch, "initialize does not belong to %s", said)
 	case mcp.Revision(said).Modern() && m.Kind == jsonrpc.Notification:
 		x.legacy, x.Revision = false, mcp.Revision(said) // the header decides for what carries no _meta
+	case mcp.Revision(said).Modern() && m.Kind == jsonrpc.Response:
+		x.legacy = false
+		return fault.New(fault.Invalid, "a client sends no responses in %s", said)
 	case mcp.Revision(said).Modern():
 		x.legacy = false
 		return fault.New(fault.BadMeta, "params._meta needs %s", mcp.MetaVersion)
@@ -59,9 +62,6 @@ func (x *Exchange) era(m *jsonrpc.Message) *fault.Error {
 		x.Revision = mcp.Revision(said)
 	}
 	if m.Kind == jsonrpc.Response {
-		if !x.legacy {
-			return fault.New(fault.Invalid, "a client sends no responses in %s", x.Revision)
-		}
 		return nil
 	}
 	x.row = x.Revision.Method(m.Method)

@@ -78,6 +78,7 @@ type Endpoint struct {
 type Server struct {
 	Name           string
 	ForwardHeaders map[string]bool // headers of the client that travel on, lower case
+	CallIdle       time.Duration   // how long a call by the broker may go without a byte from the server; 0 is 5 min
 }
 
 // Failures bounds wrong credentials an address may present.
@@ -140,7 +141,7 @@ func New(o Options) (*Gateway, error) {
 	if err != nil {
 		return nil, err
 	}
-	g := &Gateway{opts: o, lists: l, park: newLot(o.ParkMax, o.ParkTime)}
+	g := &Gateway{opts: o, lists: l, park: newLot(o.ParkMax, o.ParkTime, o.Bytes)}
 	g.changed.Store(&change{ch: make(chan struct{})})
 	return g, nil
 }

@@ -14,12 +14,17 @@ import (
 type Parked struct {
 	*Exchange
 	Message *jsonrpc.Message
+	done    func() // gives back the bytes of the message's copy
 }
+
+// Done says that the exchange was served. It is called once by whoever took it.
+func (p *Parked) Done() { p.done() }
 
 // lot holds parked exchanges under random tickets: each is taken once, or expires.
 type lot struct {
-	max int
-	ttl time.Duration
+	max   int
+	ttl   time.Duration
+	bytes Bytes // bounds what copies of messages hold; nil: unbounded
 
 	mu      sync.Mutex
 	waiting map[string]place
@@ -31,16 +36,27 @@ type place struct {
 	until time.Time
 }
 
-func newLot(most int, ttl time.Duration) *lot {
-	return &lot{max: most, ttl: ttl, waiting: make(map[string]place)}
+func newLot(most int, ttl time.Duration, bytes Bytes) *lot {
+	return &lot{max: most, ttl: ttl, bytes: bytes, waiting: make(map[string]place)}
 }
 
-var errLotFull = errors.New("too many exchanges are parked")
+var errLotFull = errors.New("too many exchanges, or too many bytes of them, wait for the broker")
 
 // put parks an exchange. The message is copied, since what it aliases belongs to the rim.
 func (l *lot) put(x *Exchange, m *jsonrpc.Message) (ticket string, err error) {
-	p := &Parked{Exchange: x}
+	p := &Parked{Exchange: x, done: func() {}}
 	if m != nil {
+		if n := int64(len(m.Body)); l.bytes != nil {
+			if !l.bytes.TryAcquire(n) {
+				return "", errLotFull
+			}
+			p.done = sync.OnceFunc(func() { l.bytes.Release(n) })
+			defer func() {
+				if err != nil {
+					p.done()
+				}
+			}()
+		}
 		if p.Message, err = jsonrpc.Read(bytes.Clone(m.Body), jsonrpc.Limits{Depth: x.Snapshot.Settings.Depth}); err != nil {
 			return "", err
 		}
@@ -65,6 +81,9 @@ func (l *lot) expire(now time.Time) {
 		if ok && p.until.After(now) {
 			return
 		}
+		if ok {
+			p.p.Done()
+		}
 		delete(l.waiting, l.order[0])
 		l.order = l.order[1:]
 	}
@@ -78,7 +97,11 @@ func (l *lot) take(ticket string) *Parked {
 	p, ok := l.waiting[ticket]
 	delete(l.waiting, ticket)
 	l.expire(now)
-	if !ok || !p.until.After(now) {
+	if !ok {
+		return nil
+	}
+	if !p.until.After(now) {
+		p.p.Done()
 		return nil
 	}
 	return p.p

@@ -154,6 +154,6 @@ func (x *Exchange) MayRead(ctx context.Context, s *Snapshot, uri string) bool {
 		return false
 	}
 	q := x.asks(mcp.MethodResourcesRead)
-	q.Item, q.URI = e.Item, uri
+	q.Item, q.URI, q.Context.Time = e.Item, uri, time.Now().UTC().Truncate(time.Millisecond)
 	return s.Policy.Decide(ctx, q).Effect == policy.Allow
 }

@@ -24,6 +24,8 @@ const (
 	pooled  = 16                    // sessions that live on, for others to use
 	bigText = 1 << 20
 	shown   = 10 // unexpected answers that are kept whole
+
+	remembered = 500 // abandoned sessions
 )
 
 // Ways in which an exchange may end. The names stand in the report.
@@ -383,9 +385,7 @@ func (l *load) session(t *scope) string {
 	}
 	switch n := rand.IntN(4); {
 	case n == 0:
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		l.abandoned = append(l.abandoned, c)
+		l.leave(c)
 		return "abandoned"
 	case n == 1:
 		if l.giveBack(c) {
@@ -452,15 +452,31 @@ func (l *load) giveBack(c *harness.Client) bool {
 	return true
 }
 
+// leave forgets a session but for what the end of the run wants to know of it: the last ones are enough.
+func (l *load) leave(c *harness.Client) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.abandoned = append(l.abandoned, c); len(l.abandoned) > remembered {
+		l.abandoned = l.abandoned[len(l.abandoned)-remembered:]
+	}
+}
+
 // living runs f with a session of the pool, or with a new one, which it leaves in the pool.
 func (l *load) living(t *scope, f func(c *harness.Client) string) string {
 	c := l.borrow()
 	if c == nil {
 		c = l.open(t)
 	}
+	kept := false
+	defer func() {
+		if !kept { // f has failed: nobody will use it again
+			l.leave(c)
+		}
+	}()
 	end := f(c)
-	if !l.giveBack(c) {
+	if kept = l.giveBack(c); !kept {
 		c.Close(t)
+		kept = true
 	}
 	return end
 }
@@ -587,7 +603,9 @@ func (l *load) cancel(t *scope) string {
 
 func (l *load) big(t *scope) string {
 	text := strings.Repeat("0123456789abcdef", bigText/16)
-	do := func(c *harness.Client, tool string) string { return l.tool(t, c, tool, map[string]any{"text": text}, text, ok) }
+	do := func(c *harness.Client, tool string) string {
+		return l.tool(t, c, tool, map[string]any{"text": text}, text, ok)
+	}
 	if rand.IntN(2) == 0 {
 		return do(l.modern(reader), "alpha_echo")
 	}
