@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/mcpgw/mcpgw/pkg/accesslog"
+	"github.com/mcpgw/mcpgw/pkg/catalog"
 	"github.com/mcpgw/mcpgw/pkg/gateway"
 	"github.com/mcpgw/mcpgw/pkg/mcp"
 	"github.com/mcpgw/mcpgw/pkg/telemetry"
@@ -58,4 +59,38 @@ func (s *Server) outcome(o *accesslog.Outcome) {
 	}
 	s.log.Info("outcome", "decision_id", o.ID, "trace_id", o.TraceID, "method", o.Method, "server", o.Server, "item", o.Item, "outcome", o.Outcome,
 		"code", o.ErrorCode, "status", o.Code, "upstream_status", o.Upstream, "details", o.Details, "attempts", o.Attempts, "duration_us", o.Duration.Microseconds())
+}
+
+// stdioRestarts counts the restarts of all children that are configured now.
+func (s *Server) stdioRestarts() uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := 0
+	for _, c := range s.stdio {
+		n += c.State().Restarts
+	}
+	return uint64(n)
+}
+
+func (s *Server) envoyRestarts() uint64 {
+	select {
+	case <-s.started:
+		return uint64(s.envoy.Restarts())
+	default:
+		return 0
+	}
+}
+
+// countCatalog shows the catalog in force. s.mu is held.
+func (s *Server) countCatalog() {
+	items, degraded := map[string]int{}, 0
+	for _, src := range s.sources {
+		for _, k := range catalog.Kinds {
+			items[k.String()] += len(src.Items[k])
+		}
+		if src.Degraded != "" {
+			degraded++
+		}
+	}
+	s.telemetry.Metrics.Catalog(items, degraded, time.Now())
 }

@@ -168,6 +168,8 @@ func newServer(ctx context.Context, o Options, c *config.Config) (s *Server, cle
 	s.telemetry.Metrics.Watch(telemetry.Sources{
 		InFlight: s.extproc.InFlight, Broken: s.extproc.Broken, BodyBytes: s.bodies.InUse, Sessions: s.sessions.Len, Streams: s.streams.InUse,
 		Parked: s.gateway.Parked, SpansLost: s.telemetry.Tracing.Lost, AccessLogLost: s.accesslog.Lost,
+		Restarts: s.stdioRestarts, EnvoyRestarts: s.envoyRestarts,
+		Envoys:   func() int { return s.publisher.Stats().Connected }, Rejected: func() uint64 { return s.publisher.Stats().Rejected },
 	})
 	return s, cleanup, nil
 }

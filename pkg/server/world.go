@@ -151,14 +151,14 @@ func (s *Server) install(ctx context.Context, b *built) error {
 	}
 	s.stopStdio(old, b)
 	s.watch(old, b)
-	for name, a := range b.auth {
-		s.crew.start("identity "+b.config.Version+" "+name, a.Run)
-	}
 	if old != nil {
 		for name := range old.auth {
-			s.crew.stop("identity " + old.config.Version + " " + name)
+			s.crew.stop("identity " + name)
 		}
 		old.close()
+	}
+	for name, a := range b.auth {
+		s.crew.start("identity "+name, a.Run)
 	}
 	return nil
 }
@@ -196,6 +196,7 @@ func (s *Server) swapSnapshot() {
 	s.gateway.Swap(func(now gateway.Snapshot) gateway.Snapshot {
 		return gateway.Snapshot{Settings: b.settings, Policy: b.engine, Routes: b.routes, Catalog: catalog.Build(b.endpoints, s.ordered(), now.Catalog)}
 	})
+	s.countCatalog()
 }
 
 // learned takes what a watcher found out about its server. A watcher of a world that is gone speaks to nobody.
@@ -217,6 +218,7 @@ func (s *Server) learned(of *configv1.Server, src *catalog.Source) {
 		now.Catalog = catalog.Build(s.world.endpoints, s.ordered(), now.Catalog)
 		return now
 	})
+	s.countCatalog()
 }
 
 // ordered is the sources in configuration order. s.mu is held.

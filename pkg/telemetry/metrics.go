@@ -17,10 +17,10 @@ type Metrics struct {
 	registry *prometheus.Registry
 	known    names
 
-	decisions, refusals, body, stdio, xds, outcomes, lost *prometheus.CounterVec
-	exchange, policy, operation                           *prometheus.HistogramVec
-	items                                                 *prometheus.GaugeVec
-	degraded, built, reload, reloaded                     prometheus.Gauge
+	decisions, refusals, body, outcomes, lost *prometheus.CounterVec
+	exchange, policy, operation               *prometheus.HistogramVec
+	items                                     *prometheus.GaugeVec
+	degraded, built, reload, reloaded         prometheus.Gauge
 }
 
 // Bounds in seconds. The conventions' begin at 10 ms; our own work takes a hundredth of that.
@@ -57,12 +57,10 @@ func NewMetrics() *Metrics {
 		built:    gauge(metricCatalogBuilt, "When the catalog in force was built."),
 		reload:   gauge(metricReload, "Whether the last attempt to load the configuration succeeded."),
 		reloaded: gauge(metricReloadTime, "When the configuration in force was loaded."),
-		stdio:    counter(metricStdioRestarts, "Restarts of child processes that serve MCP over stdio.", "server"),
-		xds:      counter(metricXDS, "Answers of Envoy to configuration it was sent.", "type", "result"),
 		outcomes: counter(metricOutcomes, "Ends of exchanges as Envoy saw them; unknown = decided, but never heard of again.", "outcome", "method", "server"),
 		lost:     counter(metricLogLost, "Access-log entries and decisions that could not be joined.", "reason"),
 	}
-	m.registry.MustRegister(m.decisions, m.refusals, m.body, m.exchange, m.policy, m.operation, m.items, m.degraded, m.built, m.reload, m.reloaded, m.stdio, m.xds,
+	m.registry.MustRegister(m.decisions, m.refusals, m.body, m.exchange, m.policy, m.operation, m.items, m.degraded, m.built, m.reload, m.reloaded,
 		m.outcomes, m.lost, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -82,6 +80,10 @@ type Sources struct {
 	Parked        func() int // exchanges that wait for the broker
 	SpansLost     func() int64
 	AccessLogLost func() uint64 // entries that found the queue full
+	Restarts      func() uint64 // of stdio children, all together
+	EnvoyRestarts func() uint64
+	Envoys        func() int    // connected for their configuration
+	Rejected      func() uint64 // answers in which an Envoy refused configuration
 }
 
 // Watch adds sources. It is called once, before the first scrape.
@@ -93,6 +95,10 @@ func (m *Metrics) Watch(s Sources) {
 	gauge(m.registry, metricParked, "Exchanges that wait for the broker.", s.Parked)
 	total(m.registry, metricBroken, "ext_proc streams that ended before their last reply.", s.Broken)
 	total(m.registry, metricSpansLost, "Spans that no collector took.", s.SpansLost)
+	total(m.registry, metricStdioRestarts, "Restarts of child processes that serve MCP over stdio.", s.Restarts)
+	total(m.registry, metricEnvoyRestarts, "Restarts of the child Envoy.", s.EnvoyRestarts)
+	gauge(m.registry, metricEnvoys, "Envoys that are connected for their configuration.", s.Envoys)
+	total(m.registry, metricRejected, "Configuration that an Envoy refused.", s.Rejected)
 	total(m.registry, metricLogOverflow, "Access-log entries that found the queue full.", s.AccessLogLost)
 }
 
@@ -243,19 +249,4 @@ func (m *Metrics) Reload(ok bool, at time.Time) {
 	}
 	m.reload.Set(1)
 	m.reloaded.Set(float64(at.UnixMilli()) / 1000)
-}
-
-// StdioRestart counts a child's restart.
-func (m *Metrics) StdioRestart(server string) {
-	server, _ = m.known.label(server, "")
-	m.stdio.WithLabelValues(server).Inc()
-}
-
-// XDS counts Envoy's answer to a resource type ("listener", "cluster", …).
-func (m *Metrics) XDS(resource string, acknowledged bool) {
-	result := labelNotAcknowledged
-	if acknowledged {
-		result = labelAcknowledged
-	}
-	m.xds.WithLabelValues(resource, result).Inc()
 }

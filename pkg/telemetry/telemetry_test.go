@@ -327,6 +327,7 @@ func TestMetrics(t *testing.T) {
 	m.Watch(Sources{
 		InFlight: func() int64 { return 3 }, Broken: func() uint64 { return 4 }, BodyBytes: func() int64 { return 5 }, Sessions: func() int { return 6 },
 		Streams: func() int { return 7 }, Parked: func() int { return 8 }, SpansLost: func() int64 { return 9 },
+		Restarts: func() uint64 { return 10 }, EnvoyRestarts: func() uint64 { return 11 }, Envoys: func() int { return 12 }, Rejected: func() uint64 { return 13 },
 	})
 	tel := &Telemetry{Metrics: m}
 	tel.Observe(call(""), event())
@@ -345,9 +346,6 @@ func TestMetrics(t *testing.T) {
 	m.Catalog(map[string]int{"tool": 12, "prompt": 2}, 1, time.Unix(1700000000, 0))
 	m.Reload(true, time.Unix(1700000001, 0))
 	m.Reload(false, time.Unix(1700000002, 0))
-	m.StdioRestart("git")
-	m.XDS("cluster", true)
-	m.XDS("cluster", false)
 
 	got := scrape(t, m)
 	for _, want := range []string{
@@ -366,7 +364,7 @@ func TestMetrics(t *testing.T) {
 		`mcp_server_operation_duration_seconds_count{error_type="_other",gen_ai_tool_name="git_log",mcp_method_name="tools/call",mcpgw_server="git"} 1`,
 		`mcpgw_catalog_items{kind="tool"} 12`, `mcpgw_catalog_degraded_servers 1`, `mcpgw_catalog_built_timestamp_seconds 1.7e+09`,
 		`mcpgw_config_last_reload_successful 0`, `mcpgw_config_last_reload_success_timestamp_seconds 1.700000001e+09`,
-		`mcpgw_stdio_restarts_total{server="git"} 1`, `mcpgw_xds_responses_total{result="ack",type="cluster"} 1`, `mcpgw_xds_responses_total{result="nack",type="cluster"} 1`,
+		`mcpgw_stdio_restarts_total 10`, `mcpgw_envoy_restarts_total 11`, `mcpgw_envoys_connected 12`, `mcpgw_xds_rejected_total 13`,
 		`go_goroutines `,
 	} {
 		if !strings.Contains(got, "\n"+want) {
@@ -390,7 +388,7 @@ func TestLabelsAreBounded(t *testing.T) {
 		m.Observe(e)
 	}
 	for i := range maxLabelledServers + 500 {
-		m.StdioRestart(fmt.Sprint("server", i))
+		m.Outcome(Outcome{Method: "tools/call", Server: fmt.Sprint("server", i), Outcome: "unknown"})
 	}
 	got := scrape(t, m)
 	if n := strings.Count(got, "\nmcpgw_decisions_total{"); n != maxLabelledItems+1 {
@@ -399,8 +397,8 @@ func TestLabelsAreBounded(t *testing.T) {
 	if !strings.Contains(got, `mcpgw_decisions_total{decision="allow",kind="tool",method="tools/call",server="git",tool="_other"} 1000`) {
 		t.Error("the rest is not counted as _other")
 	}
-	if n := strings.Count(got, "\nmcpgw_stdio_restarts_total{"); n != maxLabelledServers {
-		t.Errorf("%d series of restarts", n)
+	if n := strings.Count(got, "\nmcpgw_outcomes_total{"); n != maxLabelledServers {
+		t.Errorf("%d series of outcomes", n)
 	}
 }
 
