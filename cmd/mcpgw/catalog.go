@@ -19,27 +19,32 @@ import (
 )
 
 func catalogCommand() *cobra.Command {
-	var src source
+	var file, address string
 	var out output
 	c := &cobra.Command{
-		Use:     "catalog",
-		Short:   "Show what a running gateway serves, and why something is not served",
-		Long:    `Catalog asks the gateway that runs with this configuration, at its admin address.`,
-		Example: "  mcpgw catalog --config mcpgw.yaml\n  mcpgw catalog --config mcpgw.yaml --output json",
+		Use:   "catalog",
+		Short: "Show what a running gateway serves, and why something is not served",
+		Long: `Catalog asks the gateway that runs with this configuration, at its admin address. The file need not be right, for a gateway that
+refuses a changed file says here why; --admin serves where it cannot be read at all.`,
+		Example: "  mcpgw catalog --config mcpgw.yaml\n  mcpgw catalog --config mcpgw.yaml --output json\n  mcpgw catalog --admin 127.0.0.1:9900",
 		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			cfg, err := src.load()
-			if err != nil {
-				return err
+			at, err := config.AdminAddress(file)
+			if address != "" {
+				at, err = config.ParseAddress(address)
 			}
-			r, err := askCatalog(c, cfg)
+			if err != nil {
+				return fmt.Errorf("admin.address: %w", err)
+			}
+			r, err := askCatalog(c, at)
 			if err != nil {
 				return err
 			}
 			return out.print(c.OutOrStdout(), r, func(w io.Writer) error { return printCatalog(w, r) })
 		},
 	}
-	src.flags(c)
+	c.Flags().StringVarP(&file, "config", "c", "mcpgw.yaml", "configuration file")
+	c.Flags().StringVar(&address, "admin", "", "admin address of the gateway, instead of the one that the file names")
 	out.flag(c)
 	return c
 }
@@ -47,11 +52,7 @@ func catalogCommand() *cobra.Command {
 // maxReport bounds what is read of a gateway's answer.
 const maxReport = 256 << 20
 
-func askCatalog(c *cobra.Command, cfg *config.Config) (*server.CatalogReport, error) {
-	a, err := config.ParseAddress(cfg.Proto.Admin.Address)
-	if err != nil {
-		return nil, err
-	}
+func askCatalog(c *cobra.Command, a config.Address) (*server.CatalogReport, error) {
 	req, err := http.NewRequestWithContext(c.Context(), http.MethodGet, "http://mcpgw/catalog", nil)
 	if err != nil {
 		return nil, err

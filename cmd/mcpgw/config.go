@@ -10,13 +10,13 @@ import (
 )
 
 func configCommand() *cobra.Command {
-	c := &cobra.Command{Use: "config", Short: "Work on configuration files", Args: cobra.NoArgs}
+	c := &cobra.Command{Use: "config", Short: "Work on configuration files", Args: cobra.NoArgs, RunE: help}
 	c.AddCommand(&cobra.Command{
 		Use:   "import FILE",
 		Short: "Print the servers of a desktop client's mcpServers file as mcpgw configuration",
-		Long: `Import reads the JSON form in which desktop clients name their MCP servers and prints the same servers as YAML, to be put into a
-configuration. What has no place there is said on standard error.`,
-		Example: "  mcpgw config import claude_desktop_config.json > servers.yaml",
+		Long: `Import reads the JSON form in which desktop clients name their MCP servers and prints a configuration for this machine alone: those
+servers, one loopback listener without credentials, policies in ./policies. What has no place there is said on standard error.`,
+		Example: "  mcpgw config import claude_desktop_config.json > mcpgw.yaml",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			data, err := os.ReadFile(args[0])

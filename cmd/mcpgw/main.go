@@ -31,11 +31,16 @@ func root() *cobra.Command {
 message, asks Rego whether this caller may do this with these arguments, and tells Envoy where it goes.`,
 		SilenceUsage: true, SilenceErrors: true,
 		Args: cobra.NoArgs,
+		RunE: help,
 	}
 	c.AddCommand(runCommand(), serveCommand(), renderCommand(), checkCommand(), catalogCommand(), keyCommand(), configCommand(), versionCommand())
 	c.CompletionOptions.HiddenDefaultCmd = true
 	return c
 }
+
+// help is what a command does that only holds others. A command that is run refuses words it does not know; one that is not says
+// nothing and ends well.
+func help(c *cobra.Command, _ []string) error { return c.Help() }
 
 // version is the module's, as the Go toolchain recorded it.
 func version() string {

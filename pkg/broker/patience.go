@@ -8,6 +8,8 @@ import (
 	"time"
 )
 
+const forever time.Duration = 1<<63 - 1
+
 // defaultIdle is how long a call may go without a byte where nothing is configured.
 const defaultIdle = 5 * time.Minute
 
@@ -28,7 +30,14 @@ func (c *call) patient(ctx context.Context) (context.Context, *patience) {
 		p.idle = s.CallIdle
 	}
 	ctx, p.cancel = context.WithCancelCause(ctx)
-	p.timer = time.AfterFunc(p.idle, func() { p.cancel(errSilent) })
+	p.timer = time.AfterFunc(forever, func() {
+		if c.st != nil && c.st.waits(c.p.Server) { // for the client's answer: the silence is not the server's
+			p.timer.Reset(p.idle)
+			return
+		}
+		p.cancel(errSilent)
+	})
+	p.timer.Reset(p.idle) // only now, since the function reads p.timer
 	return ctx, p
 }
 

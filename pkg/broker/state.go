@@ -112,6 +112,18 @@ func (s *state) asker(token []byte) (server string, ok bool) {
 	return "", false
 }
 
+// waits reports whether a server has asked what the client has not answered.
+func (s *state) waits(server string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, p := range s.pending {
+		if p.server == server {
+			return true
+		}
+	}
+	return false
+}
+
 // withdraw forgets a server's request by its own id, and returns the id that the client knows.
 func (s *state) withdraw(server string, id []byte) (clientID []byte, ok bool) {
 	s.mu.Lock()

@@ -81,7 +81,7 @@ func setDefaults(c *configv1.Config) {
 	if c.Admin == nil {
 		c.Admin = &configv1.Admin{}
 	}
-	or(&c.Admin.Address, "127.0.0.1:9900")
+	or(&c.Admin.Address, defaultAdmin)
 
 	if c.Envoy == nil {
 		c.Envoy = &configv1.Envoy{}
@@ -89,6 +89,8 @@ func setDefaults(c *configv1.Config) {
 	orDuration(&c.Envoy.DrainTime, 30*time.Second)
 	or(&c.Envoy.NodeId, "mcpgw")
 }
+
+const defaultAdmin = "127.0.0.1:9900"
 
 func setListener(l *configv1.Listener) {
 	or(&l.ClientTrace, "continue")

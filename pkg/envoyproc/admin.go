@@ -115,15 +115,25 @@ func (a *Admin) Listeners(ctx context.Context) (map[string]string, error) {
 	return at, nil
 }
 
-// Drain lets requests end: health checks fail, every answer closes its connection, no new connection is
-// taken once Envoy's drain time is over; then it waits until no request of a client is active or ctx ends,
-// which is an error. Event streams run on meanwhile.
+// maxGrace is how long a draining Envoy still takes connections at most, so that whoever balances load before it sees its health
+// check fail before a connection does.
+const maxGrace = 5 * time.Second
+
+// Drain lets requests end: health checks fail, every answer closes its connection, and after a quarter of the time that ctx gives
+// (5 s at most) no new connection is taken; then it waits until no request of a client is active or ctx ends, which is an error. Event
+// streams run on meanwhile.
 func (a *Admin) Drain(ctx context.Context) error {
 	for _, p := range []string{"/healthcheck/fail", "/drain_listeners?graceful"} {
 		if _, err := a.Do(ctx, http.MethodPost, p); err != nil {
 			return err
 		}
 	}
+	grace := maxGrace
+	if end, ok := ctx.Deadline(); ok {
+		grace = min(grace, time.Until(end)/4)
+	}
+	closing := time.NewTimer(grace)
+	defer closing.Stop()
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
 	const active = "http.ingress.downstream_rq_active"
@@ -141,6 +151,10 @@ func (a *Admin) Drain(ctx context.Context) error {
 		}
 		select {
 		case <-tick.C:
+		case <-closing.C:
+			if _, err := a.Do(ctx, http.MethodPost, "/drain_listeners"); err != nil && ctx.Err() == nil {
+				return err
+			}
 		case <-ctx.Done():
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/rand"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -67,6 +68,9 @@ func (l *lot) put(x *Exchange, m *jsonrpc.Message) (ticket string, err error) {
 	l.expire(now)
 	if len(l.waiting) >= l.max {
 		return "", errLotFull
+	}
+	if len(l.order) >= 2*l.max { // one that waits long at the front must not keep those that were taken since
+		l.order = slices.DeleteFunc(l.order, func(t string) bool { _, waits := l.waiting[t]; return !waits })
 	}
 	ticket = rand.Text()
 	l.waiting[ticket] = place{p, now.Add(l.ttl)}

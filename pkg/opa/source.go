@@ -38,13 +38,16 @@ func ReadDir(dir string) ([]File, error) {
 			if d.IsDir() {
 				return fs.SkipDir
 			}
-		case !d.IsDir() && strings.HasSuffix(path, ".rego"):
-			names = append(names, path)
+		case path != dir && strings.HasSuffix(path, ".rego"):
+			names = append(names, path) // a directory of such a name cannot be read, which is the fault to tell
 		}
 		return nil
 	})
 	if err != nil {
 		return nil, err
+	}
+	if len(names) == 0 { // it would be a policy that refuses everything, and nobody means that by an empty mount
+		return nil, fmt.Errorf("%s: holds no .rego file", dir)
 	}
 	return ReadFiles(names...)
 }

@@ -60,8 +60,7 @@ func findEnvoy(ctx context.Context, c *configv1.Config) (string, error) {
 	return binary, envoyproc.CheckVersion(ctx, binary)
 }
 
-// awaitEnvoy returns once Envoy has taken the whole configuration and serves every listener. One request goes through each listener,
-// so that the access log's stream stands before the first call (its first entries would be lost).
+// awaitEnvoy returns once Envoy has taken the whole configuration and serves every listener.
 func (s *Server) awaitEnvoy(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, startup)
 	defer cancel()
@@ -80,10 +79,7 @@ func (s *Server) awaitEnvoy(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := s.envoy.Ready(ctx); err != nil {
-		return err
-	}
-	return s.warm(ctx)
+	return s.envoy.Ready(ctx)
 }
 
 // warm sends one request through each listener and the egress, all refused: the first entries of an access log that is still

@@ -169,7 +169,7 @@ func newServer(ctx context.Context, o Options, c *config.Config) (s *Server, cle
 		InFlight: s.extproc.InFlight, Broken: s.extproc.Broken, BodyBytes: s.bodies.InUse, Sessions: s.sessions.Len, Streams: s.streams.InUse,
 		Parked: s.gateway.Parked, SpansLost: s.telemetry.Tracing.Lost, AccessLogLost: s.accesslog.Lost,
 		Restarts: s.stdioRestarts, EnvoyRestarts: s.envoyRestarts,
-		Envoys:   func() int { return s.publisher.Stats().Connected }, Rejected: func() uint64 { return s.publisher.Stats().Rejected },
+		Envoys: func() int { return s.publisher.Stats().Connected }, Rejected: func() uint64 { return s.publisher.Stats().Rejected },
 	})
 	return s, cleanup, nil
 }
@@ -253,6 +253,11 @@ func (s *Server) run(ctx context.Context, c *config.Config) (err error) {
 	}
 	s.awaitCatalog(ctx)
 	s.serveWorld()
+	if s.envoy != nil {
+		if err := s.warm(ctx); err != nil {
+			return err
+		}
+	}
 	fmt.Fprintln(s.opts.Out, "ready "+s.urls(ctx))
 
 	err = s.reloads(ctx)

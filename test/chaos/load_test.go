@@ -193,25 +193,32 @@ func (l *load) slowest() time.Duration {
 	return longest
 }
 
-// agree holds what clients were told against what servers received: what was answered ran once, what was refused never, and nothing
-// that policy forbids has arrived.
+// agree holds what clients were told against what servers received.
 func (l *load) agree(t testing.TB, backends ...*harness.Backend) {
 	t.Helper()
-	arrived := map[string]int{}
+	var all []harness.Recorded
 	for _, b := range backends {
-		for _, r := range b.Requests("tools/call") {
-			var m struct {
-				Params struct {
-					Arguments struct {
-						Text string `json:"text"`
-					} `json:"arguments"`
-				} `json:"params"`
-			}
-			if err := json.Unmarshal(r.Body, &m); err != nil {
-				t.Errorf("a server received %.200q: %v", r.Body, err)
-			}
-			arrived[m.Params.Arguments.Text]++
+		all = append(all, b.Requests("tools/call")...)
+	}
+	l.hold(t, all)
+}
+
+// hold is agree for any record: what was answered ran once, what was refused never, and nothing that policy forbids has arrived.
+func (l *load) hold(t testing.TB, received []harness.Recorded) {
+	t.Helper()
+	arrived := map[string]int{}
+	for _, r := range received {
+		var m struct {
+			Params struct {
+				Arguments struct {
+					Text string `json:"text"`
+				} `json:"arguments"`
+			} `json:"params"`
 		}
+		if err := json.Unmarshal(r.Body, &m); err != nil {
+			t.Errorf("a server received %.200q: %v", r.Body, err)
+		}
+		arrived[m.Params.Arguments.Text]++
 	}
 	for text, n := range arrived {
 		if strings.HasPrefix(text, "forbidden") {

@@ -95,9 +95,10 @@ func TestPolicyAndKeysReload(t *testing.T) {
 	calm()
 }
 
-// TestListenerCertificateRotates: a new certificate in the same files is shown to new connections; old ones stay.
+// TestListenerCertificateRotates: a new certificate in the same files is shown to new connections; old ones stay. (Envoy reads the
+// certificates of a static configuration once, at start.)
 func TestListenerCertificateRotates(t *testing.T) {
-	for _, f := range fronts {
+	for _, f := range []front{run, ads} {
 		t.Run(string(f), func(t *testing.T) {
 			b := harness.StartBackend(t, harness.Modern, nil)
 			authority := harness.NewAuthority(t)
@@ -224,9 +225,6 @@ func TestBadChanges(t *testing.T) {
 				t.Fatal(err)
 			}
 		}, func() { s.write(t, good) }},
-		{"an address that is taken", "is taken", func() {
-			s.write(t, strings.Replace(good, "listeners: [{", fmt.Sprintf("listeners: [{ name: other, address: %q }, {", strings.TrimPrefix(strings.TrimSuffix(b.URL, "/mcp"), "http://")), 1))
-		}, func() { s.write(t, good) }},
 		{"bad Rego", "p.rego:3", func() { s.policy(t, "package mcpgw.policy\n\nallow if {") }, func() { s.policy(t, rules) }},
 		{"a field that does not exist", "subjct", func() { s.policy(t, rules+"\nallow if input.subjct.id == \"x\"\n") }, func() { s.policy(t, rules) }},
 		{"policy is a directory", "p.rego", func() { replace(rule) }, func() {
@@ -244,7 +242,7 @@ func TestBadChanges(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			c.breaks()
 			harness.Eventually(t, patience, "the fault is seen", func() bool { return s.metric(t, "mcpgw_config_last_reload_successful") == 0 })
-			r := command(t, s.dir, "catalog", "--config", s.file)
+			r := command(t, s.dir, "catalog", "--config", s.file, "--admin", "unix:"+filepath.Dir(s.run)+"/a.sock")
 			if r.status != 0 || !strings.Contains(r.stdout, c.says) || !strings.Contains(r.stdout, "stays in force") || !strings.Contains(r.stdout, "a ") {
 				t.Errorf("mcpgw catalog ends with %d and does not say %q:\n%s%s", r.status, c.says, r.stdout, r.stderr)
 			}
@@ -264,6 +262,33 @@ func TestBadChanges(t *testing.T) {
 	l.only(t, "ok", "denied")
 	l.agree(t, b)
 	calm()
+}
+
+// TestAddressTaken: a listener that Envoy cannot open keeps the old world whole, and the fault names the address.
+func TestAddressTaken(t *testing.T) {
+	b := harness.StartBackend(t, harness.Modern, nil)
+	taken := strings.TrimPrefix(strings.TrimSuffix(b.URL, "/mcp"), "http://")
+	good := mainListener + servers(map[string]string{"a": b.URL})
+	s := start(t, run, good)
+	s.await(t, "a_echo")
+	l := startLoad(t, s.url, "a_echo")
+	l.await(t, 20, "ok")
+	bad := strings.Replace(good, "listeners: [{", fmt.Sprintf("listeners: [{ name: other, address: %q }, {", taken), 1)
+	s.write(t, s.settings(bad))
+	harness.Eventually(t, patience, "the fault is seen", func() bool { return s.metric(t, "mcpgw_config_last_reload_successful") == 0 })
+	if r := command(t, s.dir, "catalog", "--config", s.file); r.status != 0 || !strings.Contains(r.stdout, taken) {
+		t.Errorf("mcpgw catalog ends with %d and does not name %s:\n%s%s", r.status, taken, r.stdout, r.stderr)
+	}
+	s.change(t, func() { s.write(t, s.settings(good)) })
+	if s.metric(t, "mcpgw_config_last_reload_successful") != 1 {
+		t.Error("the healing is not seen")
+	}
+	l.await(t, 20, "ok")
+	l.stop()
+	l.only(t, "ok", "denied")
+	if n := l.dials.Load(); n != workers {
+		t.Errorf("%d connections were made by %d workers", n, workers)
+	}
 }
 
 // TestListenerChange: a listener that changes drains, no other does, and the log names it.

@@ -294,22 +294,42 @@ func awaitTool(t testing.TB, url, key, tool string) {
 
 // children are the processes that were started by a process, with their command lines.
 func children(pid int) map[int]string {
+	all := processes()
+	for child := range all {
+		if parent(child) != pid {
+			delete(all, child)
+		}
+	}
+	return all
+}
+
+// processes are all that run on this machine, with their command lines.
+func processes() map[int]string {
 	found := map[int]string{}
-	all, _ := filepath.Glob("/proc/[0-9]*/stat") // the pattern is good
+	all, _ := filepath.Glob("/proc/[0-9]*/cmdline") // the pattern is good
 	for _, file := range all {
-		text, err := os.ReadFile(file)
-		if err != nil {
-			continue // gone since
+		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(file)))
+		line, gone := os.ReadFile(file)
+		if err == nil && gone == nil && len(line) > 0 { // a zombie has no command line
+			found[pid] = strings.ReplaceAll(string(line), "\x00", " ")
 		}
-		fields := strings.Fields(string(text[strings.LastIndexByte(string(text), ')')+1:]))
-		child, err := strconv.Atoi(filepath.Base(filepath.Dir(file)))
-		if err != nil || len(fields) < 2 || fields[1] != strconv.Itoa(pid) || fields[0] == "Z" {
-			continue
-		}
-		line, _ := os.ReadFile(filepath.Join(filepath.Dir(file), "cmdline")) // empty where it is gone
-		found[child] = strings.ReplaceAll(string(line), "\x00", " ")
 	}
 	return found
+}
+
+// parent is who started a process; 0 where it is gone.
+func parent(pid int) int {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0
+	}
+	// "pid (name) state parent ...", and the name may hold anything
+	fields := strings.Fields(string(text[strings.LastIndexByte(string(text), ')')+1:]))
+	if len(fields) < 2 {
+		return 0
+	}
+	n, _ := strconv.Atoi(fields[1]) // the kernel writes a number
+	return n
 }
 
 // envoyChild is the pid of the Envoy that mcpgw run has started, 0 where there is none.

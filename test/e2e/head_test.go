@@ -150,6 +150,12 @@ func TestHead(t *testing.T) {
 			t.Errorf("Vary: %q", got)
 		}
 	})
+	t.Run("OPTIONS that asks for much", func(t *testing.T) {
+		r := harness.Do(t, http.MethodOptions, w.Base+"/mcp", "", nil, "Origin: https://app.example.org", "Access-Control-Request-Method: POST", "Access-Control-Request-Headers: "+strings.Repeat("x-long,", 1000))
+		if r.Status != 204 {
+			t.Errorf("status %d: %s", r.Status, r.Body)
+		}
+	})
 	t.Run("answers to an allowed Origin", func(t *testing.T) {
 		c := harness.NewModern(w.Base+"/mcp/dual", reader)
 		c.Headers = []string{"Origin: https://app.example.org"}

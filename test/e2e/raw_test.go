@@ -64,7 +64,9 @@ func (r *raw) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 		w.WriteHeader(http.StatusMethodNotAllowed)
 		return
 	}
-	result := func(members string) { reply(w, http.StatusOK, fmt.Sprintf(`"result":{%s,"resultType":"complete"}`, members), m.ID) }
+	result := func(members string) {
+		reply(w, http.StatusOK, fmt.Sprintf(`"result":{%s,"resultType":"complete"}`, members), m.ID)
+	}
 	switch m.Method {
 	case "server/discover":
 		result(`"supportedVersions":["2026-07-28"],"capabilities":{"tools":{},"resources":{},"completions":{}},"ttlMs":60000,"cacheScope":"private"`)

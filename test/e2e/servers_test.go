@@ -1,9 +1,15 @@
 package e2e
 
 import (
+	"context"
+	"crypto/tls"
 	"fmt"
+	"io"
+	"log"
 	"net/http"
+	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -52,10 +58,11 @@ func TestSickServers(t *testing.T) {
 				t.Run(name+", "+row.name, func(t *testing.T) {
 					backend.Fail(row.fault, "tools/call")
 					defer backend.Heal()
-					began := time.Now()
-					got := c.CallID(t, `"9007199254740993"`, "tools/call", map[string]any{"name": "echo", "arguments": map[string]any{"text": "x"}})
-					if d := time.Since(began); d > 5*time.Second {
-						t.Errorf("answered after %v", d)
+					ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second) // call_idle is 1 s
+					defer cancel()
+					got, err := c.TryCall(ctx, `"9007199254740993"`, "tools/call", map[string]any{"name": "echo", "arguments": map[string]any{"text": "x"}})
+					if err != nil {
+						t.Fatal(err)
 					}
 					reason := row.reason
 					if revision == harness.R20260728 && row.direct != "" {
@@ -187,4 +194,81 @@ func TestServersOwnErrors(t *testing.T) {
 			})
 		}
 	})
+}
+
+// TestCertificates: a server whose certificate is no good any more is a server that is down.
+func TestCertificates(t *testing.T) {
+	ours, theirs := harness.NewAuthority(t), harness.NewAuthority(t)
+	hour := time.Now().Add(time.Hour)
+	good := ours.Issue(t, "127.0.0.1", hour)
+	var shown atomic.Pointer[tls.Certificate]
+	shown.Store(&good.TLS)
+	s := httptest.NewUnstartedServer(&raw{tools: tool("echo", anything), reply: map[string]func(http.ResponseWriter, rawCall){"echo": func(w http.ResponseWriter, c rawCall) {
+		reply(w, 200, `"result":{"content":[{"type":"text","text":"x"}],"resultType":"complete"}`, c.ID)
+	}}})
+	s.TLS = &tls.Config{MinVersion: tls.VersionTLS12, GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { // GetCertificate is asked only for a name
+		return &tls.Config{MinVersion: tls.VersionTLS12, SessionTicketsDisabled: true, Certificates: []tls.Certificate{*shown.Load()}}, nil
+	}}
+	s.Config.ErrorLog = log.New(io.Discard, "", 0)
+	s.StartTLS()
+	t.Cleanup(s.Close)
+	well := harness.StartBackend(t, harness.Dual, nil)
+	w := start(t, setting{servers: server("secure", s.URL+"/mcp", "modern", fmt.Sprintf(", tls: { ca_file: %q }", ours.CertFile)) + server("well", well.URL, "auto")})
+	w.lists(t, "/mcp/secure", harness.R20260728, 1)
+	each(t, []string{harness.R20260728, harness.R20251125}, func(t *testing.T, revision string) {
+		c := w.client(t, "/mcp/secure", reader, revision)
+		for name, bad := range map[string]harness.Certificate{
+			"expired":   ours.Issue(t, "127.0.0.1", time.Now().Add(-time.Minute)),
+			"untrusted": theirs.Issue(t, "127.0.0.1", hour),
+			"misnamed":  ours.Issue(t, "elsewhere.example.org", hour),
+		} {
+			t.Run(name, func(t *testing.T) {
+				shown.Store(&bad.TLS)
+				s.CloseClientConnections()
+				e := refused(t, c.CallID(t, `"c"`, "tools/call", map[string]any{"name": "echo", "arguments": map[string]any{}}), refusal{200, -32603, `"c"`, ""})
+				if data := object(t, e.Data); data["reason"] != "unavailable" || data["server"] != "secure" || strings.Contains(e.Message, "certificate") {
+					t.Errorf("got %q %s", e.Message, e.Data)
+				}
+				if got := w.client(t, "/mcp/well", reader, revision).Tool(t, "echo", map[string]any{"text": "x"}).Text(t); got != "x" {
+					t.Errorf("another server gets %q", got)
+				}
+				if got := c.List(t, "tools/list"); len(got) != 1 {
+					t.Errorf("the list is %v", got)
+				}
+				shown.Store(&good.TLS)
+				harness.Eventually(t, soon, "calls succeed again", func() bool {
+					return c.Tool(t, "echo", nil).Response(t).Error == nil
+				})
+			})
+		}
+	})
+}
+
+// TestPolicyFault: a policy that breaks on a call refuses it, whoever may see the item.
+func TestPolicyFault(t *testing.T) {
+	backend := harness.StartBackend(t, harness.Dual, nil)
+	broken := `package mcpgw.policy
+
+allow if "reader" in input.subject.roles
+
+deny contains "broken" if {
+	input.resource.name == "echo"
+	to_number(input.arguments.text) > 5
+}
+`
+	w := start(t, setting{servers: server("dual", backend.URL, "auto"), policy: map[string]string{"broken.rego": broken},
+		endpoints: "\n  - { name: mcp, path: /mcp }\n  - { name: told, path: /told, denials: result }"})
+	harness.AwaitItems(t, w.Base+"/mcp", reader)
+	backend.Forget()
+	each(t, all, func(t *testing.T, revision string) {
+		for _, path := range []string{"/mcp", "/told"} {
+			c := w.client(t, path, reader, revision)
+			e := refused(t, c.CallID(t, "7", "tools/call", map[string]any{"name": "dual_echo", "arguments": map[string]any{"text": "no number"}}), refusal{503, -32603, "7", ""})
+			if strings.Contains(e.Message, "to_number") || e.Data != nil {
+				t.Errorf("the cause is told: %q %s", e.Message, e.Data)
+			}
+			refused(t, c.CallID(t, "7", "tools/call", map[string]any{"name": "dual_nothing"}), refusal{200, -32602, "7", ""})
+		}
+	})
+	backend.Untouched(t)
 }

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -184,7 +185,8 @@ func (b *Backend) Up(t testing.TB) {
 		t.Fatalf("backend: listening again: %v", err)
 	}
 	b.address = l.Addr().String()
-	b.running = &httptest.Server{Listener: l, Config: &http.Server{Handler: b.handler}} // streams have no deadline
+	// Streams have no deadline; and a gateway that hangs up on a bad certificate is not worth a line.
+	b.running = &httptest.Server{Listener: l, Config: &http.Server{Handler: b.handler, ErrorLog: log.New(io.Discard, "", 0)}}
 	if b.secure != nil {
 		b.running.TLS = b.secure
 		b.running.StartTLS()
@@ -203,6 +205,13 @@ func (b *Backend) Down() {
 		running.CloseClientConnections()
 		running.Close()
 	}
+}
+
+// Show changes the certificate of a secure backend from its next Up on.
+func (b *Backend) Show(c Certificate) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.secure.Certificates = []tls.Certificate{c.TLS}
 }
 
 func (b *Backend) close() {

@@ -30,7 +30,9 @@ func TestCommands(t *testing.T) {
 		ran++
 		if strings.Contains(b.Text, "traces.log") {
 			harness.Eventually(t, 20*time.Second, "the collector has the refused call", func() bool {
-				return strings.Contains(read(t, site.traces), "mcpgw.policy.decision=deny")
+				return slices.ContainsFunc(strings.Split(read(t, site.traces), "\n\n"), func(trace string) bool {
+					return strings.Contains(trace, "mcpgw-envoy server") && strings.Contains(trace, "rule_ids=deny: git_log")
+				})
 			})
 		}
 		output := sh.run(t, site.own.Replace(b.Text))

@@ -2,8 +2,8 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"syscall"
 	"time"
@@ -127,7 +127,7 @@ func (d *disturber) child(t *scope) {
 		t.Fatalf("no stdio child runs")
 	}
 	p := all[d.counts["child killed"]%len(all)]
-	if err := syscall.Kill(p.pid, syscall.SIGKILL); err != nil && err != os.ErrProcessDone && err != syscall.ESRCH {
+	if err := syscall.Kill(p.pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
 		t.Fatalf("killing %d: %v", p.pid, err)
 	}
 	d.counts["child killed"]++

@@ -25,7 +25,7 @@ const (
 	bigText = 1 << 20
 	shown   = 10 // unexpected answers that are kept whole
 
-	remembered = 500 // abandoned sessions
+	remembered = 500 // sessions that were left, and as many that were deleted
 )
 
 // Ways in which an exchange may end. The names stand in the report.
@@ -45,9 +45,16 @@ type load struct {
 	endings    map[string]map[string]int // by operation and ending
 	unexpected map[string]int            // by operation
 	samples    []string                  // the first unexpected answers
-	pool       []*harness.Client         // legacy sessions in use
+	pool       []idleSession             // legacy sessions in use, the one longest unused first
 	abandoned  []*harness.Client         // legacy sessions that nobody comes back to
+	deleted    []*harness.Client         // legacy sessions that were ended
 	serial     atomic.Int64
+}
+
+// idleSession is a session that waits for its next use.
+type idleSession struct {
+	*harness.Client
+	since time.Time
 }
 
 func newLoad(w *world) *load {
@@ -356,8 +363,20 @@ func (l *load) shaky(t *scope) string {
 	return end
 }
 
+// blinking calls a tool that may be gone: the gateway says so, or, as long as it has not heard of it, the server, whose own status
+// a modern client sees.
 func (l *load) blinking(t *scope) string {
-	return l.tool(t, l.modern(reader), "delta_blink", map[string]any{}, "blink", ok, unknown)
+	id := l.id()
+	reply := l.modern(reader).CallID(t, id, "tools/call", map[string]any{"name": "delta_blink", "arguments": map[string]any{}})
+	response := reply.Response(t)
+	end := ending(t, "delta_blink", response)
+	if string(response.ID) != id || end == ok && reply.Status != http.StatusOK || end == unknown && reply.Status != http.StatusOK && reply.Status != http.StatusBadRequest {
+		t.Fatalf("delta_blink: status %d: %.400s", reply.Status, reply.Body)
+	}
+	if end != ok && end != unknown {
+		t.Fatalf("delta_blink ended as %s: %.400s", end, reply.Body)
+	}
+	return end
 }
 
 func (l *load) added(t *scope) string {
@@ -380,24 +399,43 @@ func (l *load) open(t *scope) *harness.Client {
 // session opens a legacy session and uses it; then it is deleted, left, or kept for others.
 func (l *load) session(t *scope) string {
 	c := l.open(t)
+	used := false
+	defer func() {
+		if !used { // the use has failed
+			l.leave(c)
+		}
+	}()
 	for range 1 + rand.IntN(3) {
 		l.legacy(t, c)
 	}
-	switch n := rand.IntN(4); {
-	case n == 0:
+	used = true
+	switch rand.IntN(4) {
+	case 0:
 		l.leave(c)
 		return "abandoned"
-	case n == 1:
+	case 1:
 		if l.giveBack(c) {
 			return "kept"
 		}
 	}
+	l.end(t, c)
+	return "deleted"
+}
+
+// end deletes a session.
+func (l *load) end(t *scope, c *harness.Client) {
+	t.Helper()
+	l.mu.Lock()
+	l.deleted = last(append(l.deleted, c))
+	l.mu.Unlock()
 	if r := c.Close(t); r.Status != http.StatusOK && r.Status != http.StatusNoContent && r.Status != http.StatusAccepted {
 		t.Fatalf("DELETE of a session: status %d: %.300s", r.Status, r.Body)
 	}
 	gone(t, c, "deleted")
-	return "deleted"
 }
+
+// last are as many sessions as the end of the run wants to know of.
+func last(all []*harness.Client) []*harness.Client { return all[max(0, len(all)-remembered):] }
 
 // gone checks that a session is no more.
 func gone(t *scope, c *harness.Client, how string) {
@@ -429,16 +467,20 @@ func (l *load) legacy(t *scope, c *harness.Client) string {
 	return l.echo(t, c, "gamma_echo", ok)
 }
 
-// borrow takes a living session out of the pool, so that no two operations use it at once; nil where there is none.
+// borrow takes a living session out of the pool, so that no two operations use it at once; nil where there is none. One that may
+// expire before it is used, on a machine that is too busy, is left.
 func (l *load) borrow() *harness.Client {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if len(l.pool) == 0 {
-		return nil
+	for len(l.pool) > 0 {
+		c := l.pool[0]
+		l.pool = l.pool[1:]
+		if time.Since(c.since) < l.w.idle/2 {
+			return c.Client
+		}
+		l.abandoned = last(append(l.abandoned, c.Client))
 	}
-	c := l.pool[0] // the one that was longest unused: a session must not expire in the pool
-	l.pool = l.pool[1:]
-	return c
+	return nil
 }
 
 // giveBack puts a session into the pool, if there is room.
@@ -448,17 +490,15 @@ func (l *load) giveBack(c *harness.Client) bool {
 	if len(l.pool) >= pooled {
 		return false
 	}
-	l.pool = append(l.pool, c)
+	l.pool = append(l.pool, idleSession{c, time.Now()})
 	return true
 }
 
-// leave forgets a session but for what the end of the run wants to know of it: the last ones are enough.
+// leave notes a session that nobody comes back to.
 func (l *load) leave(c *harness.Client) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.abandoned = append(l.abandoned, c); len(l.abandoned) > remembered {
-		l.abandoned = l.abandoned[len(l.abandoned)-remembered:]
-	}
+	l.abandoned = last(append(l.abandoned, c))
 }
 
 // living runs f with a session of the pool, or with a new one, which it leaves in the pool.
@@ -475,8 +515,8 @@ func (l *load) living(t *scope, f func(c *harness.Client) string) string {
 	}()
 	end := f(c)
 	if kept = l.giveBack(c); !kept {
-		c.Close(t)
 		kept = true
+		l.end(t, c)
 	}
 	return end
 }
@@ -676,9 +716,9 @@ func (l *load) working(t *scope) {
 	l.tool(t, c, "time_get_current_time", map[string]any{"timezone": "UTC"}, "", ok)
 	l.tool(t, c, "git_git_log", map[string]any{"repo_path": ".", "max_count": 3}, "", ok)
 	s := harness.OpenLegacy(t, l.w.base+"/mcp", reader, harness.R20251125)
+	t.Cleanup(func() { l.end(t, s) })
 	l.echo(t, s, "gamma_echo", ok)
 	l.tool(t, s, "every_echo", map[string]any{"message": "x"}, "Echo: x", ok)
-	s.Close(t)
 }
 
 // eventually repeats a check until nothing fails, and returns what failed last.

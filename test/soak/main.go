@@ -9,7 +9,7 @@
 // client sees". Once the load has ended, memory, open files, goroutines, sessions and parked exchanges must be back where they
 // were, within the slack that watch.go states, and each server must serve.
 //
-// A line every 10 s says how it goes; the report is .out/soak.json. Exit status 1 means that something was not as promised, 2
+// A line every 10 s says how it goes; the report is .out/soak.json, and after a failure mcpgw's log stands beside it. Exit status 1 means that something was not as promised, 2
 // that the run did not take place, 130 that it was interrupted. It leaves no process and no file behind but the report.
 package main
 
@@ -20,6 +20,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"log"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -39,9 +40,10 @@ func main() {
 		flag.Usage()
 		os.Exit(2)
 	}
+	log.SetOutput(io.Discard) // net/http's own words about clients that vanish, which is what they are for
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
 	r := soak(withParent(ctx), *length, os.Stdout)
+	stop()
 	os.Exit(r.status())
 }
 
@@ -79,6 +81,8 @@ type report struct {
 	Log          []string                  `json:"log"`    // messages of mcpgw at WARN and above, each once
 	Faults       []string                  `json:"faults"` // why the run has failed
 	Series       []sample                  `json:"series"`
+
+	log string // of mcpgw, as far as it was kept
 }
 
 func (r *report) status() int {
@@ -101,7 +105,7 @@ func soak(ctx context.Context, length time.Duration, out io.Writer) *report {
 	setUp := t.failed()
 	t.tidy()
 	if r.Before == nil && ctx.Err() == nil {
-		r.NotRun = append(setUp, t.logs...)
+		r.NotRun = slices.Concat(setUp, t.logs)
 		fmt.Fprintf(out, "soak: the run did not take place:\n%s\n", strings.Join(r.NotRun, "\n"))
 		return r
 	}
@@ -121,7 +125,7 @@ func (r *report) run(ctx context.Context, t *scope, length time.Duration, out io
 	short := length < time.Minute
 	idle := 15 * time.Second // of a session; the pool's are used more often
 	if short {
-		idle = 4 * time.Second
+		idle = 3 * time.Second
 	}
 	w := start(t, idle)
 	background, stop := context.WithCancel(context.Background())
@@ -130,7 +134,7 @@ func (r *report) run(ctx context.Context, t *scope, length time.Duration, out io
 	helpers.Go(func() { w.listen(background) })
 
 	l := newLoad(w)
-	if err := eventually(ctx, 20*time.Second, l.working); err != nil {
+	if err := eventually(ctx, time.Minute, l.working); err != nil {
 		t.Fatalf("the gateway does not serve: %v", err)
 	}
 	x := newWatcher(w)
@@ -139,6 +143,8 @@ func (r *report) run(ctx context.Context, t *scope, length time.Duration, out io
 		t.Fatalf("%v", err)
 	}
 	r.Before = before.Values
+	x.scan()
+	x.faults = nil // before the servers were up, a fault is none of the load's
 	fmt.Fprintf(out, "soak: %s before 7 servers, load for %v\n", w.URLs[0], length)
 
 	began := time.Now()
@@ -155,7 +161,7 @@ func (r *report) run(ctx context.Context, t *scope, length time.Duration, out io
 		select {
 		case <-tick.C:
 			x.scan()
-			progress(out, time.Since(began), l, d, x)
+			progress(out, time.Since(began), l, x)
 		case <-w.Ended():
 			end()
 			r.Faults = append(r.Faults, "mcpgw ended under load; its last words: "+tail(w.Stderr.String()))
@@ -167,6 +173,7 @@ func (r *report) run(ctx context.Context, t *scope, length time.Duration, out io
 	defer func() {
 		x.scan()
 		r.collect(l, d, x)
+		r.log = w.Stderr.String()
 	}()
 	if ctx.Err() != nil || len(r.Faults) > 0 {
 		return
@@ -184,12 +191,15 @@ func (r *report) settle(ctx context.Context, l *load, x *watcher, before sample,
 		r.Faults = append(r.Faults, "after the load, with all servers up: "+err.Error())
 	}
 	began := time.Now()
-	r.Faults = append(r.Faults, within(func(t *scope) {
-		for c := l.borrow(); c != nil; c = l.borrow() {
-			c.Close(t)
-			gone(t, c, "deleted")
-		}
-	})...)
+	for c := l.borrow(); c != nil; c = l.borrow() {
+		r.Faults = append(r.Faults, within(func(t *scope) { l.end(t, c) })...)
+	}
+	l.mu.Lock()
+	deleted := l.deleted
+	l.mu.Unlock()
+	for _, c := range deleted {
+		r.Faults = append(r.Faults, within(func(t *scope) { gone(t, c, "deleted under load") })...)
+	}
 	// A session that nobody uses ends at its next use, or when the gateway looks, once a minute. A short run has no minute.
 	patience := idle + 80*time.Second
 	l.mu.Lock()
@@ -205,11 +215,9 @@ func (r *report) settle(ctx context.Context, l *load, x *watcher, before sample,
 	case <-ctx.Done():
 		return
 	}
-	r.Faults = append(r.Faults, within(func(t *scope) {
-		for _, c := range left {
-			gone(t, c, "idle for too long")
-		}
-	})...)
+	for _, c := range left {
+		r.Faults = append(r.Faults, within(func(t *scope) { gone(t, c, "idle for too long") })...)
+	}
 	var (
 		after  sample
 		faults []string
@@ -237,21 +245,25 @@ func (r *report) settle(ctx context.Context, l *load, x *watcher, before sample,
 // leave ends the gateway and checks that nothing of it is left.
 func (r *report) leave(w *world, x *watcher) {
 	r.Faults = append(r.Faults, within(func(t *scope) {
-		if status := w.Stop(t); status != 0 {
-			t.Errorf("mcpgw ended with status %d on SIGTERM", status)
+		w.Signal(t, syscall.SIGTERM)
+		select {
+		case <-w.Ended():
+			if status := w.Wait(t, time.Second); status != 0 {
+				t.Errorf("mcpgw ended with status %d on SIGTERM", status)
+			}
+		case <-time.After(shutdown):
+			w.Signal(t, syscall.SIGQUIT) // Go says what each goroutine waits for
+			w.Wait(t, 5*time.Second)
+			t.Fatalf("mcpgw still runs %v after SIGTERM; its goroutines stand in the log", shutdown)
 		}
 		for pid, command := range x.pids {
 			if alive(pid) {
 				t.Errorf("process %d is left behind: %s", pid, command)
 			}
 		}
-		if left, _ := filepath.Glob(filepath.Join(w.dir, "*")); len(left) > 0 { // the pattern is good
-			for _, path := range left {
-				if inside, _ := filepath.Glob(filepath.Join(path, "*")); path == filepath.Join(w.dir, "run") && len(inside) == 0 {
-					continue
-				}
-				t.Errorf("%s is left behind", path)
-			}
+		// Below run, the folder that the configuration names, Envoy's files stay for whoever looks after it.
+		if _, err := os.Stat(filepath.Join(w.dir, "a.sock")); err == nil {
+			t.Errorf("the admin socket is left behind")
 		}
 	})...)
 }
@@ -292,11 +304,20 @@ func (r *report) write() error {
 	if err := os.MkdirAll(filepath.Join(root, ".out"), 0o755); err != nil {
 		return err
 	}
+	file := filepath.Join(root, ".out", "soak.log")
+	if err := os.Remove(file); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err // an older run's would mislead
+	}
+	if len(r.Faults) > 0 {
+		if err := os.WriteFile(file, []byte(r.log), 0o600); err != nil {
+			return err
+		}
+	}
 	return os.WriteFile(filepath.Join(root, ".out", "soak.json"), append(text, '\n'), 0o600)
 }
 
 // progress prints one line.
-func progress(out io.Writer, at time.Duration, l *load, d *disturber, x *watcher) {
+func progress(out io.Writer, at time.Duration, l *load, x *watcher) {
 	all, bad := l.total()
 	v := x.now().Values
 	fmt.Fprintf(out, "%5.0fs  %6d operations, %d unexpected | mcpgw %s %.0f files %.0f goroutines | Envoy %s %.0f files | children %s | sessions %.0f streams %.0f parked %.0f broken %.0f\n",
@@ -350,6 +371,9 @@ func sorted[V any](m map[string]V) []string {
 	slices.Sort(out)
 	return out
 }
+
+// shutdown is how long an idle gateway may take to end, with a drain time of 5 s.
+const shutdown = 12 * time.Second
 
 // tail is the end of a text.
 func tail(s string) string { return s[max(0, len(s)-4000):] }

@@ -115,7 +115,7 @@ endpoints: [{ name: mcp, path: /mcp, per_server: true }]
 policy: { directory: policy }
 admin: { address: "unix:%s/a.sock" }
 envoy: { run_dir: %s/run, concurrency: 2, drain_time: 5s }
-limits: { session_idle: %s, failed_credentials_per_minute: 1000000, stream_keepalive: 1s }
+limits: { session_idle: %s, failed_credentials_per_minute: 1000000, stream_keepalive: 1s, park: 5s }
 authentication:
   api_keys:
 `, w.dir, w.dir, w.idle)

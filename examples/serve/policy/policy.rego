@@ -1,0 +1,6 @@
+package mcpgw.policy
+
+allow if {
+	"reader" in input.subject.roles
+	input.resource.server == "everything"
+}

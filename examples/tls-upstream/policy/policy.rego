@@ -1,0 +1,3 @@
+package mcpgw.policy
+
+allow if "local" in input.subject.roles

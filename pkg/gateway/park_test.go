@@ -1,0 +1,150 @@
+package gateway
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/mcpgw/mcpgw/pkg/jsonrpc"
+)
+
+// meter is a bound on bytes that a test can read.
+type meter struct{ used, most int64 }
+
+func (m *meter) TryAcquire(n int64) bool {
+	if m.used+n > m.most {
+		return false
+	}
+	m.used += n
+	return true
+}
+
+func (m *meter) Release(n int64) { m.used -= n }
+
+func parkable() *Exchange { return &Exchange{Snapshot: &Snapshot{Settings: &Settings{}}} }
+
+func message(t *testing.T, body string) *jsonrpc.Message {
+	t.Helper()
+	m, err := jsonrpc.Read([]byte(body), jsonrpc.Limits{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+const ping = `{"jsonrpc":"2.0","id":1,"method":"ping"}`
+
+func TestTicketWorksOnce(t *testing.T) {
+	g, err := New(Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, ticket := range []string{"", "unknown"} {
+		if p := g.Take(ticket); p != nil {
+			t.Errorf("the ticket %q gives %+v", ticket, p)
+		}
+	}
+	x, m := parkable(), message(t, ping)
+	ticket, err := g.park.put(x, m)
+	if err != nil || len(ticket) < 26 {
+		t.Fatalf("ticket %q, %v", ticket, err)
+	}
+	other, err := g.park.put(x, nil)
+	if err != nil || other == ticket {
+		t.Fatalf("ticket %q, %v", other, err)
+	}
+	copy(m.Body, "overwritten by the next request") // the rim's buffer is used again
+	p := g.Take(ticket)
+	if p == nil || p.Exchange != x || string(p.Message.Body) != ping {
+		t.Fatalf("got %+v", p)
+	}
+	p.Done()
+	if p := g.Take(ticket); p != nil {
+		t.Error("a ticket worked twice")
+	}
+	if p := g.Take(other); p == nil || p.Message != nil {
+		t.Errorf("a parked GET gives %+v", p)
+	}
+	if g.Parked() != 0 {
+		t.Errorf("%d are parked", g.Parked())
+	}
+}
+
+func TestTicketExpires(t *testing.T) {
+	bytes := &meter{most: 1 << 20}
+	l := newLot(10, time.Nanosecond, bytes)
+	ticket, err := l.put(parkable(), message(t, ping))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for time.Now().Equal(time.Now()) { // until the clock has moved
+	}
+	if l.take(ticket) != nil {
+		t.Error("an expired ticket worked")
+	}
+	for range 100 {
+		if _, err := l.put(parkable(), message(t, ping)); err != nil {
+			t.Fatalf("the expired ones still take room: %v", err)
+		}
+		for time.Now().Equal(time.Now()) {
+		}
+	}
+	l.expire(time.Now().Add(time.Hour))
+	if bytes.used != 0 || l.len() != 0 || len(l.order) != 0 {
+		t.Errorf("%d bytes, %d places, %d tickets are kept of what nobody took", bytes.used, l.len(), len(l.order))
+	}
+}
+
+func TestLotIsBounded(t *testing.T) {
+	bytes := &meter{most: int64(3 * len(ping))}
+	l := newLot(5, time.Minute, bytes)
+	var tickets []string
+	for n := range 3 {
+		ticket, err := l.put(parkable(), message(t, ping))
+		if err != nil {
+			t.Fatalf("%d: %v", n, err)
+		}
+		tickets = append(tickets, ticket)
+	}
+	if _, err := l.put(parkable(), message(t, ping)); err == nil {
+		t.Error("more bytes than the bound were parked")
+	}
+	for range 2 {
+		if _, err := l.put(parkable(), nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := l.put(parkable(), nil); err == nil {
+		t.Error("more exchanges than the bound were parked")
+	}
+	for _, ticket := range tickets {
+		p := l.take(ticket)
+		p.Done()
+		p.Done() // twice gives back once
+	}
+	if bytes.used != 0 {
+		t.Errorf("%d bytes are held", bytes.used)
+	}
+}
+
+// TestTakenTicketsLeaveNothing: what is parked and taken in turn must not make the order grow.
+func TestTakenTicketsLeaveNothing(t *testing.T) {
+	l := newLot(10, time.Minute, nil)
+	front, err := l.put(parkable(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for n := range 10_000 {
+		ticket, err := l.put(parkable(), nil)
+		if err != nil {
+			t.Fatal(fmt.Errorf("%d: %w", n, err))
+		}
+		l.take(ticket)
+	}
+	if l.take(front) == nil {
+		t.Error("the one that waited is gone")
+	}
+	if l.len() != 0 || cap(l.order) > 100 {
+		t.Errorf("%d places, %d tickets are kept", l.len(), cap(l.order))
+	}
+}
