@@ -38,7 +38,7 @@ type Question struct {
 
 // Context is what is known of the circumstances of a call.
 type Context struct {
-	Endpoint      string    // the path that the client connected to
+	Endpoint      string    // the configured name of the endpoint that the client connected to
 	Era           string    // modern or legacy
 	Revision      string    // of the protocol, as the client named it
 	ClientAddress string    // IP address, without a port

@@ -40,7 +40,7 @@ func (s *Server) startEnvoy(ctx context.Context, c *config.Config) error {
 	}
 	s.envoy, err = envoyproc.Start(s.crew.ctx, envoyproc.Options{
 		Binary: binary, Config: b, Dir: filepath.Dir(s.sockets.GRPC), Admin: s.sockets.Admin,
-		Concurrency: int(c.Proto.Envoy.GetConcurrency()), Log: s.log.With("component", "envoy"),
+		Concurrency: int(c.Proto.Envoy.GetConcurrency()), DrainTime: c.Proto.Envoy.DrainTime.AsDuration(), Log: s.log.With("component", "envoy"),
 	})
 	if err == nil {
 		close(s.started)
@@ -172,6 +172,7 @@ func (s *Server) envoyPID() int {
 
 // drain lets streams finish, then ends Envoy.
 func (s *Server) drain() {
+	s.draining.Store(true)
 	s.broker.Close()
 	if s.envoy == nil {
 		return

@@ -15,9 +15,8 @@ import (
 	configv1 "github.com/mcpgw/mcpgw/proto/mcpgw/config/v1"
 )
 
-// startStdio starts the local processes that b has and the present world has not, or has otherwise.
-func (s *Server) startStdio(b *built) {
-	old := s.now()
+// startStdio starts the local processes that b has and old has not, or has otherwise. Old may be nil.
+func (s *Server) startStdio(b, old *built) {
 	for _, srv := range b.config.Proto.Servers {
 		t := srv.GetStdio()
 		if t == nil || old != nil && !changed(old, b, srv.Name) {
@@ -39,7 +38,7 @@ func (s *Server) stdioOptions(b *built, srv *configv1.Server, t *configv1.StdioT
 		Name: srv.Name, Command: t.Command, Args: t.Args, Dir: t.Cwd, User: t.User, Env: map[string]string{},
 		Socket: stdioSocket(s.sockets, srv.Name), MaxProcesses: int(t.GetMaxProcesses()),
 		MaxRequest: int(b.config.Proto.Limits.GetBodyBytes()), MaxMessage: int(b.config.Proto.Limits.GetServerMessageBytes()),
-		CallTimeout: srv.Timeouts.GetCallIdle().AsDuration(), Version: s.opts.Version, Log: s.log.With("component", "stdio", "server", srv.Name),
+		CallTimeout: srv.Timeouts.GetCallIdle().AsDuration(), Version: s.opts.Version, Log: s.log.With("component", "stdio"),
 	}
 	if len(t.EnvPassthrough) > 0 {
 		o.Passthrough = append(append([]string{}, stdio.DefaultPassthrough...), t.EnvPassthrough...)
@@ -81,6 +80,7 @@ func (s *Server) watch(old, b *built) {
 				s.crew.stop("watch " + srv.Name)
 				s.mu.Lock()
 				delete(s.clients, srv.Name)
+				delete(s.watchers, srv.Name)
 				s.mu.Unlock()
 			}
 		}
@@ -97,7 +97,34 @@ func (s *Server) watch(old, b *built) {
 		s.clients[srv.Name] = c
 		s.mu.Unlock()
 		w := upstream.NewWatcher(c, func(src *catalog.Source) { s.learned(srv, src) }, srv.Refresh.AsDuration(), s.log)
+		s.mu.Lock()
+		s.watchers[srv.Name] = w
+		s.mu.Unlock()
 		s.crew.start("watch "+srv.Name, w.Run)
+	}
+}
+
+// rouse has every server read anew whenever another Envoy has taken its configuration: while there was none, nothing could be read, and
+// the watchers ask ever more slowly.
+func (s *Server) rouse(ctx context.Context) error {
+	applied := 0
+	for {
+		changed := s.publisher.Changed()
+		if n := s.publisher.Stats().Applied; n != applied {
+			if n > applied {
+				s.mu.Lock()
+				for _, w := range s.watchers {
+					w.Refresh()
+				}
+				s.mu.Unlock()
+			}
+			applied = n
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil
+		}
 	}
 }
 

@@ -18,6 +18,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
@@ -73,16 +74,18 @@ type Server struct {
 	egress    *http.Transport
 	crew      *crew
 	envoy     *envoyproc.Process // nil without Envoy; written once, before started is closed
-	started   chan struct{}      // closed when the child Envoy is there
-	news      chan struct{}      // holds one where something was learned of a server
+	draining  atomic.Bool
+	started   chan struct{} // closed when the child Envoy is there
+	news      chan struct{} // holds one where something was learned of a server
 
-	mu      sync.Mutex // guards all below
-	world   *built     // what is in force
-	sources map[string]*catalog.Source
-	open    bool // the gateway serves: the catalog was read once
-	stdio   map[string]*stdio.Server
-	clients map[string]*upstream.Client
-	fault   error // of the last reload
+	mu       sync.Mutex // guards all below
+	world    *built     // what is in force
+	sources  map[string]*catalog.Source
+	open     bool // the gateway serves: the catalog was read once
+	stdio    map[string]*stdio.Server
+	clients  map[string]*upstream.Client
+	watchers map[string]*upstream.Watcher
+	fault    error // of the last reload
 }
 
 // Run serves until ctx ends, then drains, and returns once nothing of it runs any more. The error says why it could not start or go on.
@@ -101,7 +104,7 @@ func Run(ctx context.Context, o Options) error {
 
 func newServer(ctx context.Context, o Options, c *config.Config) (s *Server, cleanup func(), err error) {
 	p := c.Proto
-	s = &Server{opts: o, log: o.Log, started: make(chan struct{}), news: make(chan struct{}, 1), sources: map[string]*catalog.Source{}, stdio: map[string]*stdio.Server{}, clients: map[string]*upstream.Client{}}
+	s = &Server{opts: o, log: o.Log, started: make(chan struct{}), news: make(chan struct{}, 1), sources: map[string]*catalog.Source{}, stdio: map[string]*stdio.Server{}, clients: map[string]*upstream.Client{}, watchers: map[string]*upstream.Watcher{}}
 	dir, temporary, err := runDir(p.Envoy.GetRunDir())
 	if err != nil {
 		return nil, nil, err
@@ -235,6 +238,7 @@ func (s *Server) run(ctx context.Context, c *config.Config) (err error) {
 	}
 	s.crew.start("sessions", s.sessions.Run)
 	s.crew.start("accesslog", s.accesslog.Run)
+	s.crew.start("rouse", s.rouse)
 	first, err := s.build(ctx, c)
 	if err != nil {
 		return err
@@ -265,10 +269,14 @@ func (s *Server) run(ctx context.Context, c *config.Config) (err error) {
 	return err
 }
 
+// maxMessage is the largest body that a configuration may allow, and its wrapping: a reload may raise limits.body_bytes, and Envoy holds
+// to that.
+const maxMessage = 64<<20 + 1<<20
+
 // serveSockets opens the sockets on which Envoy finds us, and the operator.
 func (s *Server) serveSockets(c *configv1.Config) error {
 	g := grpc.NewServer(
-		grpc.MaxRecvMsgSize(int(c.Limits.GetBodyBytes())+1<<20), // a message is a body and its wrapping
+		grpc.MaxRecvMsgSize(maxMessage),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
 	)
 	s.extproc.Register(g)
@@ -336,6 +344,9 @@ func (s *Server) listenUnix(path string) (net.Listener, error) {
 func (s *Server) ready() error {
 	if s.gateway.Snapshot() == nil {
 		return errors.New("starting")
+	}
+	if s.draining.Load() {
+		return errors.New("draining")
 	}
 	if s.envoy != nil && s.publisher.Stats().Connected == 0 {
 		return errors.New("no Envoy is connected")

@@ -136,14 +136,22 @@ func (s *Server) authenticator(c *configv1.Authentication, l *configv1.Listener)
 // gone. On an error everything is as it was.
 func (s *Server) install(ctx context.Context, b *built) error {
 	old := s.now()
-	s.startStdio(b)
+	s.startStdio(b, old)
 	rep, err := s.publisher.Publish(ctx, b.resources, func() { s.swap(b) })
 	if err != nil {
-		s.stopStdio(b, old) // what was started for b alone
+		s.stopStdio(b, old)
+		if old != nil {
+			s.startStdio(old, b)
+		}
 		return err
 	}
 	s.log.Info("configuration is in force", "version", b.config.Version, "envoys", rep.Envoys, "acknowledged", rep.Acknowledged,
 		"resources", rep.Resources, "bytes", rep.Bytes, "drained", rep.Drained, "took", rep.Took)
+	if old != nil {
+		for _, f := range startOnly(old.config.Proto, b.config.Proto) {
+			s.log.Warn("a setting that was changed counts after a restart only", "setting", f)
+		}
+	}
 	if old == nil && s.envoy != nil {
 		if err := s.awaitEnvoy(ctx); err != nil { // watchers go by its egress
 			return err
@@ -161,6 +169,28 @@ func (s *Server) install(ctx context.Context, b *built) error {
 		s.crew.start("identity "+name, a.Run)
 	}
 	return nil
+}
+
+// startOnly names the settings that differ and are read at start alone.
+func startOnly(a, b *configv1.Config) []string {
+	var out []string
+	for name, same := range map[string]bool{
+		"admin": proto.Equal(a.Admin, b.Admin), "envoy": proto.Equal(a.Envoy, b.Envoy), "telemetry": proto.Equal(a.Telemetry, b.Telemetry),
+		"limits (all but body_bytes, depth, upload and call_idle)": proto.Equal(fixed(a.Limits), fixed(b.Limits)),
+	} {
+		if !same {
+			out = append(out, name)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+// fixed is limits without those that a reload changes.
+func fixed(l *configv1.Limits) *configv1.Limits {
+	l = proto.CloneOf(l)
+	l.BodyBytes, l.Depth, l.Upload, l.CallIdle = nil, nil, nil, nil
+	return l
 }
 
 // swap turns decisions over to b. It runs between the two halves of a publication.

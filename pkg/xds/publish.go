@@ -10,6 +10,9 @@ import (
 // after it. An Envoy that is slower gets the same change, only without being waited for.
 const patience = 10 * time.Second
 
+// linger is how long routes stay after the swap has made them unused: what was decided just before it is still on its way to them.
+const linger = time.Second
+
 // Report tells what a change cost.
 type Report struct {
 	Envoys       int      // connected when it ended
@@ -26,7 +29,7 @@ type Report struct {
 //  1. clusters and secrets that are new or changed, until they are acknowledged, which means ready;
 //  2. the routes of both worlds, listeners and ext_proc settings, until they are acknowledged;
 //  3. swap, in which the caller turns its own decisions over to the new world;
-//  4. routes that are gone, then clusters, secrets and the rest that are gone.
+//  4. after a moment, in which what was decided before reaches its route: routes that are gone, then clusters, secrets and the rest that are gone.
 //
 // With no Envoy connected, and for the first world, swap is called at once. If an Envoy refuses something before the swap, or ctx ends,
 // the old world is restored, swap is not called, and the error holds Envoy's words (*Rejected). After the
@@ -78,13 +81,22 @@ func (s *Publisher) Publish(ctx context.Context, next *Resources, swap func()) (
 	if swap != nil {
 		swap()
 	}
-	wait, cancel := context.WithTimeout(ctx, s.patience)
-	defer cancel()
+	var pruned *Resources
 	if old != nil {
 		s.mu.Lock()
 		here := s.target
 		s.mu.Unlock()
-		if step(wait, here.with(next, typeRoute)) != nil {
+		if pruned = here.with(next, typeRoute); pruned.digest != here.digest {
+			select {
+			case <-time.After(linger):
+			case <-ctx.Done():
+			}
+		}
+	}
+	wait, cancel := context.WithTimeout(ctx, s.patience)
+	defer cancel()
+	if old != nil {
+		if step(wait, pruned) != nil {
 			rep.Acknowledged = false
 		}
 	}

@@ -91,6 +91,13 @@ func (s *Publisher) Stats() Stats {
 	return st
 }
 
+// Changed is closed at the next change of anything that Stats tells of the connected Envoys.
+func (s *Publisher) Changed() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.changed
+}
+
 // Synced returns once at least one Envoy is connected and every connected one has acknowledged the whole
 // published world, listeners and routes included. It ends early with a *Rejected, or when ctx does.
 func (s *Publisher) Synced(ctx context.Context) error {

@@ -34,8 +34,15 @@ func TestServersComeAndGo(t *testing.T) {
 				s.await(t, "b_echo")
 				other := startLoad(t, s.url, "b_echo")
 				other.await(t, 20, "ok")
+				call := harness.NewModern(s.url, key).Stream(t, "1", "tools/call", map[string]any{
+					"name": "b_slow", "arguments": map[string]any{"id": "long", "millis": 2000, "progress": true}, "_meta": progress(),
+				})
+				call.Until(t, "notifications/progress", patience)
 				s.change(t, func() { s.write(t, s.settings(one)) })
 				other.await(t, 20, "unknown")
+				if got := string(call.Until(t, "", patience)); !strings.Contains(got, "long") { // a call in flight goes on
+					t.Error(got)
+				}
 				other.stop()
 				other.only(t, "ok", "denied", "unknown")
 				other.agree(t, b)

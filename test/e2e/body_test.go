@@ -162,10 +162,16 @@ func TestBody(t *testing.T) {
 			headers    []string
 			want       refusal
 		}{
-			{"a claim of the future", `{"jsonrpc":"2.0","id":7,"method":"tools/list","params":{"_meta":{"io.modelcontextprotocol/protocolVersion":"2099-01-01","io.modelcontextprotocol/clientCapabilities":{}}}}`,
-				[]string{"MCP-Protocol-Version: 2099-01-01", "Mcp-Method: tools/list"}, refusal{400, -32022, "7", ""}},
-			{"a claim of the past", `{"jsonrpc":"2.0","id":7,"method":"tools/list","params":{"_meta":{"io.modelcontextprotocol/protocolVersion":"2025-11-25","io.modelcontextprotocol/clientCapabilities":{}}}}`,
-				[]string{"MCP-Protocol-Version: 2025-11-25", "Mcp-Method: tools/list"}, refusal{400, -32022, "7", ""}},
+			{
+				"a claim of the future", `{"jsonrpc":"2.0","id":7,"method":"tools/list","params":{"_meta":{"io.modelcontextprotocol/protocolVersion":"2099-01-01","io.modelcontextprotocol/clientCapabilities":{}}}}`,
+				[]string{"MCP-Protocol-Version: 2099-01-01", "Mcp-Method: tools/list"},
+				refusal{400, -32022, "7", ""},
+			},
+			{
+				"a claim of the past", `{"jsonrpc":"2.0","id":7,"method":"tools/list","params":{"_meta":{"io.modelcontextprotocol/protocolVersion":"2025-11-25","io.modelcontextprotocol/clientCapabilities":{}}}}`,
+				[]string{"MCP-Protocol-Version: 2025-11-25", "Mcp-Method: tools/list"},
+				refusal{400, -32022, "7", ""},
+			},
 			{"an unknown header", `{"jsonrpc":"2.0","id":7,"method":"tools/list"}`, []string{"MCP-Protocol-Version: 2024-11-05"}, refusal{400, -32022, "7", ""}},
 			{"header and claim disagree", `{"jsonrpc":"2.0","id":7,"method":"tools/list","params":{` + meta + `}}`, []string{"MCP-Protocol-Version: 2025-11-25", "Mcp-Method: tools/list"}, refusal{400, -32020, "7", ""}},
 			{"claim without header", `{"jsonrpc":"2.0","id":7,"method":"tools/list","params":{` + meta + `}}`, []string{"Mcp-Method: tools/list"}, refusal{400, -32020, "7", ""}},

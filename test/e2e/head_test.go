@@ -117,8 +117,10 @@ func TestHead(t *testing.T) {
 			t.Errorf("got %d, Allow %q", r.Status, r.Header.Get("Allow"))
 		}
 	})
-	for _, h := range []string{"Accept: */*", "Accept: application/*, text/*", "Accept: text/event-stream;q=0.1, application/json", "Content-Type: application/json; charset=UTF-8", "Content-Encoding: identity",
-		"Origin: https://app.example.org", "Origin: http://localhost:3000", "Origin: http://localhost", "Host: localhost", "Host: LOCALHOST:1234", "Host: [::1]:8080"} {
+	for _, h := range []string{
+		"Accept: */*", "Accept: application/*, text/*", "Accept: text/event-stream;q=0.1, application/json", "Content-Type: application/json; charset=UTF-8", "Content-Encoding: identity",
+		"Origin: https://app.example.org", "Origin: http://localhost:3000", "Origin: http://localhost", "Host: localhost", "Host: LOCALHOST:1234", "Host: [::1]:8080",
+	} {
 		t.Run("good "+h, func(t *testing.T) {
 			c := harness.NewModern(w.Base+"/mcp/dual", reader)
 			c.Headers = []string{h}

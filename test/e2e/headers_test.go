@@ -36,13 +36,17 @@ func TestHeaders(t *testing.T) {
 	w.lists(t, "/mcp/raw", harness.R20260728, 1)
 
 	// What no server may hear from a client, beside credentials and cookies.
-	secret := []string{"X-Mcpgw-Backend: s/dual", "x-MCPGW-exchange: ticket", "x-mcpgw-egress-token: token", "X-MCPGW-Backend: s/raw", "X-Mcpgw-Anything: 1", "X-Mcpgw-Local: 1", "X-Mcpgw-Listener: other",
+	secret := []string{
+		"X-Mcpgw-Backend: s/dual", "x-MCPGW-exchange: ticket", "x-mcpgw-egress-token: token", "X-MCPGW-Backend: s/raw", "X-Mcpgw-Anything: 1", "X-Mcpgw-Local: 1", "X-Mcpgw-Listener: other",
 		"X-Forwarded-User: root", "X-Tenant-Id: acme", "X-Forwarded-For: 6.6.6.6", "X-Forwarded-Host: evil", "Forwarded: for=6.6.6.6", "X-Real-Ip: 6.6.6.6", "X-Team: red",
 		"Cookie: session=secret", "Cookie: second=secret", "Proxy-Authorization: Basic secret", "Referer: http://secret/", "Baggage: user=secret", "X-Envoy-Original-Path: /secret", "X-Envoy-Retry-On: 5xx", "Last-Event-Id: 7",
-		"Accept-Encoding: gzip", "X-Amzn-Oidc-Identity: secret", "X_Forwarded_User: root", "Te: trailers"}
-	allowed := map[string]bool{"Accept": true, "Content-Type": true, "Content-Length": true, "User-Agent": true, "Mcp-Protocol-Version": true, "Mcp-Method": true, "Mcp-Name": true,
+		"Accept-Encoding: gzip", "X-Amzn-Oidc-Identity: secret", "X_Forwarded_User: root", "Te: trailers",
+	}
+	allowed := map[string]bool{
+		"Accept": true, "Content-Type": true, "Content-Length": true, "User-Agent": true, "Mcp-Protocol-Version": true, "Mcp-Method": true, "Mcp-Name": true,
 		"Mcp-Session-Id": true, "X-Request-Id": true, "Traceparent": true, "Tracestate": true, "Mcp-Param-Unknown": true,
-		"X-Forwarded-Proto": true} // Envoy's own word of the hop from the broker, not a client's
+		"X-Forwarded-Proto": true,
+	} // Envoy's own word of the hop from the broker, not a client's
 	for _, key := range []string{"Authorization: Bearer " + reader, "X-Api-Key: " + reader} {
 		name, _, _ := strings.Cut(key, ":")
 		t.Run("nothing but MCP travels, credential in "+name, func(t *testing.T) {

@@ -138,8 +138,10 @@ func TestServersOwnErrors(t *testing.T) {
 	says := func(status int, member string) func(http.ResponseWriter, rawCall) {
 		return func(w http.ResponseWriter, c rawCall) { reply(w, status, member, c.ID) }
 	}
-	s := startRaw(t, strings.Join([]string{tool("e200", anything), tool("e400", anything), tool("e404", anything), tool("e500", anything), tool("e401", anything), tool("stream", anything),
-		tool("otherid", anything), tool("input", anything), tool("large", anything), tool("endless", anything)}, ","), map[string]func(http.ResponseWriter, rawCall){
+	s := startRaw(t, strings.Join([]string{
+		tool("e200", anything), tool("e400", anything), tool("e404", anything), tool("e500", anything), tool("e401", anything), tool("stream", anything),
+		tool("otherid", anything), tool("input", anything), tool("large", anything), tool("endless", anything),
+	}, ","), map[string]func(http.ResponseWriter, rawCall){
 		"e200": says(200, own), "e400": says(400, own), "e404": says(404, own), "e500": says(500, own), "e401": says(401, own),
 		"stream": func(w http.ResponseWriter, c rawCall) {
 			w.Header().Set("Content-Type", "text/event-stream")
@@ -256,8 +258,10 @@ deny contains "broken" if {
 	to_number(input.arguments.text) > 5
 }
 `
-	w := start(t, setting{servers: server("dual", backend.URL, "auto"), policy: map[string]string{"broken.rego": broken},
-		endpoints: "\n  - { name: mcp, path: /mcp }\n  - { name: told, path: /told, denials: result }"})
+	w := start(t, setting{
+		servers: server("dual", backend.URL, "auto"), policy: map[string]string{"broken.rego": broken},
+		endpoints: "\n  - { name: mcp, path: /mcp }\n  - { name: told, path: /told, denials: result }",
+	})
 	harness.AwaitItems(t, w.Base+"/mcp", reader)
 	backend.Forget()
 	each(t, all, func(t *testing.T, revision string) {

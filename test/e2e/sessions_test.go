@@ -19,6 +19,7 @@ func asks(name string) func(*mcp.Server) {
 	return func(s *mcp.Server) {
 		type none struct{}
 		mcp.AddTool(s, &mcp.Tool{Name: "sample"}, func(ctx context.Context, r *mcp.CallToolRequest, _ none) (*mcp.CallToolResult, any, error) {
+			//nolint:staticcheck // sampling is deprecated in 2026-07-28, and what legacy servers do
 			got, err := r.Session.CreateMessage(ctx, &mcp.CreateMessageParams{MaxTokens: 5, Messages: []*mcp.SamplingMessage{{Role: "user", Content: &mcp.TextContent{Text: "from " + name}}}})
 			if err != nil {
 				return nil, nil, err
@@ -226,8 +227,10 @@ func TestReferenceServer(t *testing.T) {
 		if got := c.Tool(t, "reference_echo", map[string]any{"message": "häh"}).Text(t); !strings.Contains(got, "häh") {
 			t.Errorf("echo gets %q", got)
 		}
-		s := c.Stream(t, "9007199254740991", "tools/call", map[string]any{"name": "reference_trigger-long-running-operation", "arguments": map[string]any{"duration": 0.2, "steps": 2},
-			"_meta": map[string]any{"progressToken": "p"}})
+		s := c.Stream(t, "9007199254740991", "tools/call", map[string]any{
+			"name": "reference_trigger-long-running-operation", "arguments": map[string]any{"duration": 0.2, "steps": 2},
+			"_meta": map[string]any{"progressToken": "p"},
+		})
 		s.Until(t, "notifications/progress", soon)
 		if got := string(s.Until(t, "", soon)); !strings.Contains(got, `"id":9007199254740991`) || !strings.Contains(got, `"result"`) {
 			t.Errorf("the operation ends with %s", got)
