@@ -118,8 +118,10 @@ func (p *peer) open(t *testing.T) extprocv3.ExternalProcessor_ProcessClient {
 // firstMessage is Envoy's first message, for a call of a tool.
 func firstMessage(tool string, end bool, mode filterv3.ProcessingMode_BodySendMode, more ...string) *extprocv3.ProcessingRequest {
 	m := &corev3.HeaderMap{}
-	for _, h := range append([]string{":method: POST", ":path: /mcp", ":authority: localhost", "content-type: application/json", "accept: application/json, text/event-stream",
-		"mcp-protocol-version: 2026-07-28", "mcp-method: tools/call", "mcp-name: " + tool}, more...) {
+	for _, h := range append([]string{
+		":method: POST", ":path: /mcp", ":authority: localhost", "content-type: application/json", "accept: application/json, text/event-stream",
+		"mcp-protocol-version: 2026-07-28", "mcp-method: tools/call", "mcp-name: " + tool,
+	}, more...) {
 		i := strings.Index(h[1:], ": ") + 1
 		m.Headers = append(m.Headers, &corev3.HeaderValue{Key: h[:i], RawValue: []byte(h[i+2:])})
 	}

@@ -23,9 +23,21 @@ func TestAccepts(t *testing.T) {
 		lines string // by |
 		want  bool
 	}{
-		{"text/event-stream", true}, {"*/*", true}, {"text/*", true}, {"TEXT/Event-Stream", true}, {"application/json | text/event-stream", true},
-		{"application/json, text/event-stream;q=0.001", true}, {"text/event-stream; q=1", true}, {"text/event-stream;charset=x", true},
-		{"", false}, {"application/json", false}, {"application/*", false}, {"text/event-stream;q=0", false}, {"text/event-stream; q=0.000", false}, {"text/event-stream; Q=0.0", false}, {"text", false},
+		{"text/event-stream", true},
+		{"*/*", true},
+		{"text/*", true},
+		{"TEXT/Event-Stream", true},
+		{"application/json | text/event-stream", true},
+		{"application/json, text/event-stream;q=0.001", true},
+		{"text/event-stream; q=1", true},
+		{"text/event-stream;charset=x", true},
+		{"", false},
+		{"application/json", false},
+		{"application/*", false},
+		{"text/event-stream;q=0", false},
+		{"text/event-stream; q=0.000", false},
+		{"text/event-stream; Q=0.0", false},
+		{"text", false},
 	} {
 		if accepts(strings.Split(c.lines, " | "), "text/event-stream") != c.want {
 			t.Errorf("%q: %v", c.lines, !c.want)

@@ -170,16 +170,19 @@ func (s *Server) envoyPID() int {
 	}
 }
 
-// drain lets streams finish, then ends Envoy.
+// drain lets streams finish, then ends an Envoy of our own.
 func (s *Server) drain() {
 	s.draining.Store(true)
 	s.broker.Close()
-	if s.envoy == nil {
-		return
-	}
 	ctx, cancel := context.WithTimeout(context.Background(), s.now().config.Proto.Envoy.DrainTime.AsDuration())
 	defer cancel()
 	s.log.Info("draining")
+	if s.envoy == nil { // the calls that go by us end; Envoy has all others in hand, and goes on with them without us
+		if err := s.slow.Shutdown(ctx); err != nil {
+			s.log.Warn("the drain ended early", "error", err)
+		}
+		return
+	}
 	if err := s.envoy.Stop(ctx); err != nil {
 		s.log.Warn("the drain ended early", "error", err)
 	}

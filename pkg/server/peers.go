@@ -104,21 +104,22 @@ func (s *Server) watch(old, b *built) {
 	}
 }
 
-// rouse has every server read anew whenever another Envoy has taken its configuration: while there was none, nothing could be read, and
-// the watchers ask ever more slowly.
+// rouse has every server read anew whenever another Envoy has connected and taken its configuration: while there was none, nothing could
+// be read, and the watchers ask ever more slowly. What an Envoy takes later, at a change, says nothing new of servers.
 func (s *Server) rouse(ctx context.Context) error {
-	applied := 0
+	connected, arrived := 0, false
 	for {
 		changed := s.publisher.Changed()
-		if n := s.publisher.Stats().Applied; n != applied {
-			if n > applied {
-				s.mu.Lock()
-				for _, w := range s.watchers {
-					w.Refresh()
-				}
-				s.mu.Unlock()
+		now := s.publisher.Stats()
+		arrived = (arrived || now.Connected > connected) && now.Connected > 0
+		connected = now.Connected
+		if arrived && now.Applied == now.Connected {
+			arrived = false
+			s.mu.Lock()
+			for _, w := range s.watchers {
+				w.Refresh()
 			}
-			applied = n
+			s.mu.Unlock()
 		}
 		select {
 		case <-changed:

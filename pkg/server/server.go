@@ -74,6 +74,7 @@ type Server struct {
 	egress    *http.Transport
 	crew      *crew
 	envoy     *envoyproc.Process // nil without Envoy; written once, before started is closed
+	slow      *http.Server       // serves the broker
 	draining  atomic.Bool
 	started   chan struct{} // closed when the child Envoy is there
 	news      chan struct{} // holds one where something was learned of a server
@@ -295,7 +296,8 @@ func (s *Server) serveSockets(c *configv1.Config) error {
 	if err != nil {
 		return err
 	}
-	s.serveHTTP("broker", brokerListener, &http.Server{Handler: s.broker, ReadHeaderTimeout: 10 * time.Second})
+	s.slow = &http.Server{Handler: s.broker, ReadHeaderTimeout: 10 * time.Second}
+	s.serveHTTP("broker", brokerListener, s.slow)
 
 	a, err := config.ParseAddress(c.Admin.Address)
 	if err != nil {

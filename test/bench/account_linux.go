@@ -11,7 +11,7 @@ import (
 	"unsafe"
 )
 
-// attributes let the kernel end a process with the thread that started it, should nobody else.
+// attributes keep a terminal's Ctrl-C from the children: they end with their standard input, after the report.
 func attributes() *syscall.SysProcAttr { return &syscall.SysProcAttr{Setpgid: true} }
 
 // cpuTime is the CPU time that a process has used, threads that have ended included: its CPU clock, to the nanosecond

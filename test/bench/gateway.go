@@ -7,7 +7,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -175,13 +174,6 @@ func (p *plant) startGateway(ctx context.Context, s subject) (*target, error) {
 	}
 	t.envoy = kids[0]
 	return t, t.awaitTools(ctx)
-}
-
-// sockets leaves nothing of an earlier run in the way.
-func removeAll(dir string) {
-	if err := os.RemoveAll(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		fmt.Fprintln(os.Stderr, "bench:", err)
-	}
 }
 
 // subjects are those that the cells need, each once.

@@ -68,7 +68,7 @@ type memory struct {
 	WithSessions int64 `json:"with_sessions_bytes"`
 }
 
-func newReport(ctx context.Context, _ *plant) *report {
+func newReport(ctx context.Context) *report {
 	r := &report{
 		Hardware: hardware{CPU: processor(), Cores: runtime.NumCPU(), OS: runtime.GOOS, Arch: runtime.GOARCH, LoadBefore: loadAverage()},
 		Versions: versions{Mcpgw: "unknown", Envoy: envoy.Version(), Go: runtime.Version()},

@@ -34,7 +34,7 @@ func run(ctx context.Context, o options) (*report, error) {
 	stop := context.AfterFunc(ctx, func() { p.load.end() }) // an interrupt ends the block under way
 	defer stop()
 
-	r := newReport(ctx, p)
+	r := newReport(ctx)
 	if o.sessions > 0 {
 		if r.Memory, err = p.memory(ctx, o); err != nil {
 			return nil, fmt.Errorf("memory report: %w", err)

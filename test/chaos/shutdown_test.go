@@ -170,3 +170,52 @@ func TestStartFails(t *testing.T) {
 		})
 	}
 }
+
+// TestServeStops: beside an Envoy of someone else's, SIGTERM lets the calls in flight finish on either lane and ends the streams
+// without end; until mcpgw is back everything is refused, over the same connections.
+func TestServeStops(t *testing.T) {
+	for _, f := range []front{ads, static} {
+		t.Run(string(f), func(t *testing.T) {
+			t.Parallel()
+			b := harness.StartBackend(t, harness.Dual, nil)
+			s := start(t, f, mainListener+servers(map[string]string{"a": b.URL}))
+			s.await(t, "a_slow")
+			modern, legacy := harness.NewModern(s.url, key), harness.OpenLegacy(t, s.url, key, harness.R20251125)
+			listen := legacy.Listen(t)
+			params := func(meta map[string]any) map[string]any {
+				return map[string]any{"name": "a_slow", "arguments": map[string]any{"id": "long", "millis": 2000, "progress": true}, "_meta": meta}
+			}
+			calls := []*harness.Stream{
+				modern.Stream(t, "1", "tools/call", params(progress())),
+				legacy.Stream(t, "2", "tools/call", params(map[string]any{"progressToken": "p"})),
+			}
+			for _, c := range calls {
+				c.Until(t, "notifications/progress", patience)
+			}
+			b.Forget()
+			calm := s.undisturbed(t)
+			l := startLoad(t, s.url, "a_echo")
+			l.await(t, 20, "ok")
+			s.mcpgw.Signal(t, syscall.SIGTERM)
+			if err := listen.End(t, patience); err != nil {
+				t.Errorf("the stream without end was cut: %v", err)
+			}
+			for i, c := range calls {
+				if got := string(c.Until(t, "", patience)); !strings.Contains(got, "long") {
+					t.Errorf("call %d ended with %s", i, got)
+				}
+			}
+			if status := s.mcpgw.Wait(t, patience); status != 0 {
+				t.Errorf("exit status %d", status)
+			}
+			l.await(t, 20, "refused")
+			s.startMcpgw(t)
+			l.await(t, 50, "ok")
+			l.stop()
+			l.only(t, "ok", "denied", "refused")
+			l.agree(t, b)
+			calm()
+			t.Logf("%v; the gap was %v", l.kinds(), l.gap().Round(time.Millisecond))
+		})
+	}
+}

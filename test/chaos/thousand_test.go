@@ -99,7 +99,7 @@ func TestThousandServers(t *testing.T) {
 	c := startCrowd(t)
 	began := time.Now()
 	s := start(t, run, mainListener+c.config(n))
-	s.await(t, "s0999_echo")
+	harness.Eventually(t, patience, "all servers are served", func() bool { return len(harness.NewModern(s.url, key).List(t, "tools/list")) == n })
 	t.Logf("%d servers were served after %v", n, time.Since(began).Round(time.Millisecond))
 	calm := s.undisturbed(t)
 	c.forget()

@@ -161,9 +161,13 @@ func TestHead(t *testing.T) {
 	t.Run("answers to an allowed Origin", func(t *testing.T) {
 		c := harness.NewModern(w.Base+"/mcp/dual", reader)
 		c.Headers = []string{"Origin: https://app.example.org"}
+		old := w.client(t, "/mcp/dual", reader, harness.R20251125)
+		old.Headers = c.Headers
 		for lane, r := range map[string]*harness.Reply{
-			"answer": c.Call(t, "tools/list", nil),
-			"direct": c.Tool(t, "echo", map[string]any{"text": "x"}),
+			"answer":    c.Call(t, "tools/list", nil),
+			"direct":    c.Tool(t, "echo", map[string]any{"text": "x"}),
+			"broker":    old.Tool(t, "echo", map[string]any{"text": "x"}),
+			"a refusal": harness.Post(t, w.Base+"/mcp", "", "{}", "Origin: https://app.example.org"),
 		} {
 			if got := r.Header.Get("Access-Control-Allow-Origin"); got != "https://app.example.org" {
 				t.Errorf("%s: Access-Control-Allow-Origin: %q", lane, got)

@@ -127,6 +127,19 @@ func TestHeaders(t *testing.T) {
 		}
 		backend.Untouched(t)
 	})
+	t.Run("a session id means nothing in the modern era", func(t *testing.T) {
+		c, old := harness.NewModern(w.Base+"/mcp/dual", reader), w.client(t, "/mcp/dual", another, harness.R20251125)
+		for _, id := range []string{"nonsense", old.Session} {
+			c.Headers = []string{"Mcp-Session-Id: " + id}
+			backend.Forget()
+			if got := c.Tool(t, "echo", map[string]any{"text": "x"}).Text(t); got != "x" {
+				t.Errorf("got %q", got)
+			}
+			if r := backend.Requests("tools/call"); len(r) != 1 || r[0].Header.Get("Mcp-Session-Id") != "" {
+				t.Errorf("the server received %+v", r)
+			}
+		}
+	})
 	t.Run("what a client sees of a server's headers", func(t *testing.T) {
 		each(t, all, func(t *testing.T, revision string) {
 			c := w.client(t, "/mcp/raw", reader, revision)

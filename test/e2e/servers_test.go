@@ -23,7 +23,7 @@ func TestSickServers(t *testing.T) {
 	modern, dual, well := harness.StartBackend(t, harness.Modern, nil), harness.StartBackend(t, harness.Dual, nil), harness.StartBackend(t, harness.Dual, nil)
 	w := start(t, setting{
 		servers: server("modern", modern.URL, "modern") + server("dual", dual.URL, "auto") + server("well", well.URL, "auto"),
-		rest:    "limits: { call_idle: 1s }",
+		rest:    "limits: { call_idle: 2s }", // more than the second for which Envoy holds back that an answer was cut
 	})
 	for _, name := range []string{"modern", "dual", "well"} {
 		w.lists(t, "/mcp/"+name, harness.R20260728, 6)
@@ -58,7 +58,7 @@ func TestSickServers(t *testing.T) {
 				t.Run(name+", "+row.name, func(t *testing.T) {
 					backend.Fail(row.fault, "tools/call")
 					defer backend.Heal()
-					ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second) // call_idle is 1 s
+					ctx, cancel := context.WithTimeout(t.Context(), 8*time.Second) // call_idle is 2 s
 					defer cancel()
 					got, err := c.TryCall(ctx, `"9007199254740993"`, "tools/call", map[string]any{"name": "echo", "arguments": map[string]any{"text": "x"}})
 					if err != nil {

@@ -36,9 +36,40 @@ func asks(name string) func(*mcp.Server) {
 	}
 }
 
+// later gives a backend a tool that has answered before the server speaks: it logs, then asks. What it was answered goes to the channel.
+func later(answers chan<- string) func(*mcp.Server) {
+	return func(s *mcp.Server) {
+		mcp.AddTool(s, &mcp.Tool{Name: "later"}, func(_ context.Context, r *mcp.CallToolRequest, _ struct{}) (*mcp.CallToolResult, any, error) {
+			go func(s *mcp.ServerSession) {
+				ctx, cancel := context.WithTimeout(context.Background(), soon) // not the call's
+				defer cancel()
+				//nolint:staticcheck // logging and sampling are deprecated in 2026-07-28, and what legacy servers do
+				err := s.Log(ctx, &mcp.LoggingMessageParams{Level: "error", Data: "outside of calls"})
+				if err != nil {
+					answers <- err.Error()
+					return
+				}
+				//nolint:staticcheck // as above
+				got, err := s.CreateMessage(ctx, &mcp.CreateMessageParams{MaxTokens: 5, Messages: []*mcp.SamplingMessage{{Role: "user", Content: &mcp.TextContent{Text: "outside, too"}}}})
+				if err != nil {
+					answers <- err.Error()
+					return
+				}
+				answers <- got.Content.(*mcp.TextContent).Text
+			}(r.Session)
+			return &mcp.CallToolResult{}, nil, nil
+		})
+	}
+}
+
 // TestSessions: whose a legacy session is, how it ends, and what servers ask through it.
 func TestSessions(t *testing.T) {
-	one, two, modern := harness.StartBackend(t, harness.Legacy, asks("one")), harness.StartBackend(t, harness.Legacy, asks("two")), harness.StartBackend(t, harness.Modern, nil)
+	answers := make(chan string, 1)
+	both := func(s *mcp.Server) {
+		asks("one")(s)
+		later(answers)(s)
+	}
+	one, two, modern := harness.StartBackend(t, harness.Legacy, both), harness.StartBackend(t, harness.Legacy, asks("two")), harness.StartBackend(t, harness.Modern, nil)
 	w := start(t, setting{
 		servers:   server("one", one.URL, "legacy") + server("two", two.URL, "legacy") + server("modern", modern.URL, "modern"),
 		endpoints: "\n  - { name: mcp, path: /mcp, per_server: true }\n  - { name: other, path: /other }",
@@ -144,6 +175,21 @@ func TestSessions(t *testing.T) {
 			}
 		})
 	})
+	t.Run("notifications/roots/list_changed", func(t *testing.T) {
+		each(t, legacies, func(t *testing.T, revision string) {
+			c := w.client(t, "/mcp", reader, revision)
+			c.Tool(t, "one_echo", map[string]any{"text": "x"}).Result(t, nil) // opens a session at one, none at two
+			one.Forget()
+			two.Forget()
+			if got := c.Notify(t, "notifications/roots/list_changed", nil); got.Status != http.StatusAccepted {
+				t.Errorf("got %d %s", got.Status, got.Body)
+			}
+			one.Await(t, 1, "notifications/roots/list_changed", soon)
+			if got := two.Requests("notifications/roots/list_changed", "initialize"); len(got) > 0 {
+				t.Errorf("a server that the session does not speak to received %+v", got)
+			}
+		})
+	})
 	t.Run("subscriptions", func(t *testing.T) {
 		each(t, legacies, func(t *testing.T, revision string) {
 			c := w.client(t, "/mcp/one", reader, revision)
@@ -156,6 +202,36 @@ func TestSessions(t *testing.T) {
 		})
 	})
 
+	t.Run("a server speaks outside of calls", func(t *testing.T) {
+		each(t, legacies, func(t *testing.T, revision string) {
+			c := &harness.Client{URL: w.Base + "/mcp", Key: reader, Revision: revision, Capabilities: map[string]any{"sampling": map[string]any{}}}
+			c.Initialize(t)
+			c.Call(t, "logging/setLevel", map[string]any{"level": "debug"}).Result(t, nil)
+			one.Forget()
+			s := c.Listen(t)
+			c.Tool(t, "one_echo", map[string]any{"text": "x"}).Result(t, nil)
+			harness.Eventually(t, soon, "the gateway listens to the server", func() bool {
+				for _, r := range one.Requests() {
+					if r.Method == http.MethodGet && r.Header.Get("Mcp-Session-Id") == one.Requests("tools/call")[0].Header.Get("Mcp-Session-Id") {
+						return true
+					}
+				}
+				return false
+			})
+			c.Tool(t, "one_later", nil).Result(t, nil)
+			if got := string(s.Until(t, "notifications/message", soon)); !strings.Contains(got, "outside of calls") {
+				t.Errorf("got %s", got)
+			}
+			var q struct{ ID json.RawMessage }
+			if err := json.Unmarshal(s.Until(t, "sampling/createMessage", soon), &q); err != nil {
+				t.Fatal(err)
+			}
+			c.Respond(t, string(q.ID), map[string]any{"role": "assistant", "model": "m", "content": map[string]any{"type": "text", "text": "the answer"}})
+			if got := <-answers; got != "the answer" {
+				t.Errorf("the server got %q", got)
+			}
+		})
+	})
 	t.Run("servers ask", func(t *testing.T) {
 		for _, row := range []struct {
 			tool, method string

@@ -137,6 +137,14 @@ func TestStreams(t *testing.T) {
 			s.Close()
 		}
 	})
+	t.Run("a server that comes back", func(t *testing.T) {
+		s := listening(t, w.client(t, "/mcp", reader, harness.R20260728), "1")
+		modern.Down()
+		mcp.AddTool(modern.Server, &mcp.Tool{Name: "new"}, none)
+		modern.Up(t)
+		s.Until(t, "notifications/tools/list_changed", 60*time.Second) // after the back-off
+		s.Close()
+	})
 	t.Run("keep-alive", func(t *testing.T) {
 		listening(t, w.client(t, "/mcp", reader, harness.R20260728), "1").Comment(t, soon)
 		each(t, legacies, func(t *testing.T, revision string) { w.client(t, "/mcp", reader, revision).Listen(t).Comment(t, soon) })

@@ -187,7 +187,11 @@ func (r *report) run(ctx context.Context, t *scope, length time.Duration, out io
 
 // settle waits until everything is back where it was.
 func (r *report) settle(ctx context.Context, l *load, x *watcher, before sample, short bool, idle time.Duration) {
-	if err := eventually(ctx, 20*time.Second, l.working); err != nil && ctx.Err() == nil {
+	recovery := 20 * time.Second
+	if short {
+		recovery = 10 * time.Second
+	}
+	if err := eventually(ctx, recovery, l.working); err != nil && ctx.Err() == nil {
 		r.Faults = append(r.Faults, "after the load, with all servers up: "+err.Error())
 	}
 	began := time.Now()
