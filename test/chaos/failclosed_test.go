@@ -253,8 +253,10 @@ func (s shape) askHTTP2(address string) (page, error) {
 	if err != nil {
 		return page{}, err
 	}
-	r.Header = http.Header{"Authorization": {"Bearer " + key}, "Accept": {"application/json, text/event-stream"}, "Content-Type": {"application/json"},
-		"Mcp-Protocol-Version": {"2026-07-28"}, "Mcp-Method": {"tools/call"}, "Mcp-Name": {"a_echo"}, "X-Mcpgw-Backend": {"s/a"}}
+	r.Header = http.Header{
+		"Authorization": {"Bearer " + key}, "Accept": {"application/json, text/event-stream"}, "Content-Type": {"application/json"},
+		"Mcp-Protocol-Version": {"2026-07-28"}, "Mcp-Method": {"tools/call"}, "Mcp-Name": {"a_echo"}, "X-Mcpgw-Backend": {"s/a"},
+	}
 	if s.trailers {
 		r.Trailer = http.Header{"X-Mcpgw-Backend": {"s/a"}}
 	}

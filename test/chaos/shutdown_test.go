@@ -100,7 +100,8 @@ func TestShutdownDeadline(t *testing.T) {
 	s.startAll(t)
 	s.await(t, "a_slow")
 	call := harness.NewModern(s.url, key).Stream(t, "1", "tools/call", map[string]any{
-		"name": "a_slow", "arguments": map[string]any{"id": "long", "millis": 60000, "progress": true}, "_meta": progress()})
+		"name": "a_slow", "arguments": map[string]any{"id": "long", "millis": 60000, "progress": true}, "_meta": progress(),
+	})
 	call.Until(t, "notifications/progress", patience)
 	envoy := s.envoyChild()
 	s.mcpgw.Signal(t, syscall.SIGINT)
@@ -125,7 +126,7 @@ func TestStartFails(t *testing.T) {
 	b := harness.StartBackend(t, harness.Modern, nil)
 	taken := strings.TrimPrefix(strings.TrimSuffix(b.URL, "/mcp"), "http://")
 	old := filepath.Join(t.TempDir(), "envoy-old")
-	if err := os.WriteFile(old, []byte("#!/bin/sh\necho 'envoy  version: abc/1.39.0/Clean/RELEASE/BoringSSL'\n"), 0o700); err != nil { //nolint:gosec // a program has to be one
+	if err := os.WriteFile(old, []byte("#!/bin/sh\necho 'envoy  version: abc/1.39.0/Clean/RELEASE/BoringSSL'\n"), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	good := mainListener + servers(map[string]string{"a": b.URL}) + stdioServer("child", "")

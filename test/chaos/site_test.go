@@ -259,13 +259,13 @@ func (s *site) ask(t testing.TB, path string) string {
 	return string(reply.body)
 }
 
-// reloads waits until the log shows one more configuration in force than n.
+// inForce counts the configurations that the log says were put in force.
 func (s *site) inForce(t testing.TB) int {
 	t.Helper()
 	return strings.Count(s.mcpgw.Stderr.String(), "configuration is in force")
 }
 
-// changed makes a change and waits until the gateway has taken it.
+// change makes a change and waits until the gateway has taken it.
 func (s *site) change(t testing.TB, how func()) {
 	t.Helper()
 	before := s.inForce(t)
