@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net/http"
 	"runtime/debug"
+	"strconv"
 	"sync"
 	"time"
 
@@ -171,6 +172,7 @@ func writeFault(w http.ResponseWriter, id []byte, legacy bool, f *fault.Error) {
 
 func writeJSON(w http.ResponseWriter, status int, body []byte) {
 	w.Header().Set("content-type", "application/json")
+	w.Header().Set("content-length", strconv.Itoa(len(body))) // else net/http sends what is long in chunks
 	w.WriteHeader(status)
 	_, _ = w.Write(body) // a client that has gone is no fault of ours
 }

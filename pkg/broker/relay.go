@@ -5,8 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"mime"
 	"net/http"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/mcpgw/mcpgw/pkg/fault"
@@ -42,7 +45,7 @@ func (c *call) relay() {
 			return
 		}
 		patience.hear(resp)
-		if resp.StatusCode == http.StatusNotFound && up.ID != "" && attempt == 0 && localFault("", resp) == nil && !c.isMessage(resp) {
+		if resp.StatusCode == http.StatusNotFound && up.ID != "" && attempt == 0 && localFault("", resp) == nil { // whatever else it says
 			closeBody(resp)
 			c.lost(ctx, c.p.Server, up)
 			continue
@@ -65,20 +68,6 @@ func (c *call) mine(m *jsonrpc.Message) ([]byte, error) {
 		return append(append(append(b, `,"error":`...), m.Error.Raw...), '}'), nil
 	}
 	return nil, errors.New("the answer has another id")
-}
-
-// isMessage reports whether a 404 is about the call rather than the session: it then carries an error with the call's id.
-func (c *call) isMessage(resp *http.Response) bool {
-	if mediaType(resp) != "application/json" {
-		return false
-	}
-	b, err := readAll(resp.Body, c.b.MaxEvent)
-	if err != nil {
-		return false
-	}
-	resp.Body = io.NopCloser(newReader(b))
-	m, err := jsonrpc.Read(b, jsonrpc.Limits{})
-	return err == nil && m.Kind == jsonrpc.Response && string(m.ID) == string(c.p.Message.ID)
 }
 
 // originBody is the client's message with the server's own name in it.
@@ -112,14 +101,14 @@ func (c *call) relayResponse(ctx context.Context, resp *http.Response) {
 	}
 	switch mediaType(resp) {
 	case "application/json":
-		b, err := readAll(resp.Body, c.b.MaxEvent)
+		b, err := wholeBody(resp, c.b.MaxEvent)
 		if err == nil {
 			var m *jsonrpc.Message
 			if m, err = jsonrpc.Read(b, jsonrpc.Limits{Depth: maxDepth}); err == nil {
 				b, err = c.mine(m)
 			}
 		}
-		if err != nil || unauthorized(resp.StatusCode) {
+		if err != nil || unauthorized(resp.StatusCode) || resp.StatusCode >= 500 {
 			c.fail(gateway.Upstream(c.p.Server, c.reasonOf(ctx, resp.StatusCode)).Wrap(err))
 			return
 		}
@@ -171,7 +160,7 @@ func (c *call) pass(server string, m *jsonrpc.Message) (b []byte, last bool) {
 		}
 		return m.Body, true
 	case jsonrpc.Request:
-		id, ok := c.st.ask(pending{server: server, id: m.ID, token: m.Meta.Get(mcp.MetaProgress).Raw})
+		id, ok := c.st.ask(server, m.ID, m.Meta.Get(mcp.MetaProgress).Raw)
 		if !ok {
 			return nil, false
 		}
@@ -180,6 +169,10 @@ func (c *call) pass(server string, m *jsonrpc.Message) (b []byte, last bool) {
 	switch m.Method {
 	case mcp.NotifyToolsChanged, mcp.NotifyPromptsChanged, mcp.NotifyResourcesChanged:
 		return nil, false // the gateway tells of its own lists
+	case mcp.NotifyResourceUpdated:
+		if !c.mayRead(m) {
+			return nil, false
+		}
 	case mcp.NotifyCancelled:
 		v := m.Params.Get("requestId")
 		id, ok := c.st.withdraw(server, v.Raw)
@@ -201,6 +194,9 @@ func withID(m *jsonrpc.Message, id []byte) []byte {
 	return jsonrpc.Splice(m.Body, jsonrpc.Edit{Pos: v.Pos, Len: len(v.Raw), Text: id})
 }
 
+// patienceOfTelling bounds how long a client's message may take to its server: the client does not wait for it.
+const patienceOfTelling = 30 * time.Second
+
 // answer carries a client's response to the server that asked.
 func (c *call) answer() {
 	p, ok := c.st.answered(c.p.Message.ID)
@@ -208,19 +204,14 @@ func (c *call) answer() {
 		c.fail(fault.New(fault.Invalid, "no server has asked this"))
 		return
 	}
-	c.p.Server = p.server
-	ctx, cancel := c.detached()
-	defer cancel()
-	c.tellServer(ctx, p.server, withID(c.p.Message, p.id))
-	c.status(http.StatusAccepted)
+	c.accepted()
+	c.tellServers(withID(c.p.Message, p.id), p.server)
 }
 
-// notify carries a client's notification to whom it concerns. It is accepted whatever becomes of it.
+// notify carries a client's notification to whom it concerns. It is accepted at once, whatever becomes of it.
 func (c *call) notify() {
-	ctx, cancel := c.detached()
-	defer cancel()
+	c.accepted()
 	m := c.p.Message
-	defer c.status(http.StatusAccepted)
 	switch m.Method {
 	case mcp.NotifyCancelled:
 		r, ok := c.st.call(m.Params.Get("requestId").Raw)
@@ -231,39 +222,62 @@ func (c *call) notify() {
 			r.cancel()
 			return
 		}
-		c.tellServer(ctx, r.server, m.Body)
+		c.tellServers(m.Body, r.server)
 	case mcp.NotifyProgress:
 		if server, ok := c.st.asker(m.Params.Get(mcp.MetaProgress).Raw); ok {
-			c.tellServer(ctx, server, m.Body)
+			c.tellServers(m.Body, server)
 		}
 	default: // roots/list_changed: for every server that the session speaks to
-		for server := range c.p.Session.Upstream {
-			c.tellServer(ctx, server, m.Body)
-		}
+		c.tellServers(m.Body, slices.Sorted(maps.Keys(c.p.Session.Upstream))...)
 	}
 }
 
-// tellServer sends a message to a server of the session. That it did not arrive is for the log: the client has no one to hear it from.
-func (c *call) tellServer(ctx context.Context, server string, body []byte) {
-	up, f := c.upstream(ctx, server)
-	var err error = f
-	if f == nil {
-		err = c.tell(ctx, up, body)
-	}
-	if err != nil {
-		c.b.Log.WarnContext(ctx, "a client's message did not reach its server", "server", server, "error", err)
-	}
+// accepted tells the client that its message has come; what follows is not its time.
+func (c *call) accepted() {
+	c.w.Header().Set("content-length", "0")
+	c.w.WriteHeader(http.StatusAccepted)
+	_ = http.NewResponseController(c.w).Flush() // a client that has gone need not know
 }
 
-// setLevel tells the servers of the session; the walk has noted the level already.
-func (c *call) setLevel() {
-	ctx, cancel := context.WithTimeout(c.r.Context(), 10*time.Second)
+// tellServers sends a message to servers of the session, at the same time, so that none waits for another. That it did not arrive is for
+// the log: the client has no one to hear it from.
+func (c *call) tellServers(body []byte, servers ...string) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(c.r.Context()), patienceOfTelling)
 	defer cancel()
-	level, _ := c.p.Message.Params.Get("level").Str()
-	for server := range c.p.Session.Upstream {
-		c.tellServer(ctx, server, levelRequest(level))
+	var all sync.WaitGroup
+	defer all.Wait()
+	for _, server := range servers {
+		all.Go(func() {
+			c.b.safely(func() {
+				if err := c.tellServer(ctx, server, body); err != nil {
+					c.b.Log.WarnContext(ctx, "a client's message did not reach its server", "server", server, "error", err)
+				}
+			})
+		})
 	}
+}
+
+func (c *call) tellServer(ctx context.Context, server string, body []byte) error {
+	up, f := c.upstream(ctx, server)
+	if f != nil {
+		return f
+	}
+	status, err := c.tell(ctx, up, body)
+	if err == nil && status == http.StatusNotFound && up.ID != "" {
+		c.lost(ctx, server, up)
+	}
+	if err == nil && status >= 300 {
+		err = fmt.Errorf("status %d", status)
+	}
+	return err
+}
+
+// setLevel tells the servers of the session; the walk has noted the level already, so whoever is told later hears of it, too.
+func (c *call) setLevel() {
+	level, _ := c.p.Message.Params.Get("level").Str()
 	c.json(jsonrpc.Result(c.p.Message.ID, []byte("{}")))
+	_ = http.NewResponseController(c.w).Flush() // a client that has gone need not know
+	c.tellServers(levelRequest(level), slices.Sorted(maps.Keys(c.p.Session.Upstream))...)
 }
 
 // maxDepth is how deep a server's message may nest: more than a client's, since nobody but the client reads it.
@@ -291,13 +305,27 @@ func (c *call) reasonOf(ctx context.Context, status int) string {
 
 // reasonOf says why a server's answer is no answer, in a word from the closed set.
 func reasonOf(status int) string {
-	if unauthorized(status) {
+	switch {
+	case unauthorized(status):
 		return "unauthorized"
+	case status == http.StatusBadGateway, status == http.StatusServiceUnavailable, status == http.StatusGatewayTimeout:
+		return "unavailable"
 	}
 	return "not_mcp"
 }
 
 var errTooLarge = errors.New("larger than the bound")
+
+// wholeBody reads an answer in one piece where its length is known.
+func wholeBody(resp *http.Response, most int) ([]byte, error) {
+	n := resp.ContentLength
+	if n < 0 || n > int64(most) {
+		return readAll(resp.Body, most)
+	}
+	b := make([]byte, n)
+	_, err := io.ReadFull(resp.Body, b)
+	return b, err
+}
 
 func readAll(r io.Reader, most int) ([]byte, error) {
 	b, err := io.ReadAll(io.LimitReader(r, int64(most)+1))

@@ -58,7 +58,7 @@ func TestPatience(t *testing.T) {
 		c.st = &state{pending: map[string]pending{}}
 		ctx, p := c.patient(t.Context())
 		defer p.stop()
-		id, _ := c.st.ask(pending{server: "s", id: []byte("1")})
+		id, _ := c.st.ask("s", []byte("1"), nil)
 		time.Sleep(time.Hour)
 		if ctx.Err() != nil {
 			t.Fatal("a server that waits for the client was given up")
@@ -113,8 +113,8 @@ func TestMine(t *testing.T) {
 // TestQuestionsOfTwoServers: servers choose their ids without knowing of each other, so the client must see others.
 func TestQuestionsOfTwoServers(t *testing.T) {
 	st := &state{pending: map[string]pending{}, calls: map[string]running{}, changed: make(chan struct{})}
-	one, ok1 := st.ask(pending{server: "one", id: []byte("1"), token: []byte(`"p"`)})
-	two, ok2 := st.ask(pending{server: "two", id: []byte("1")})
+	one, ok1 := st.ask("one", []byte("1"), []byte(`"p"`))
+	two, ok2 := st.ask("two", []byte("1"), nil)
 	if !ok1 || !ok2 || string(one) == string(two) {
 		t.Fatalf("asked under %s and %s", one, two)
 	}
@@ -134,9 +134,9 @@ func TestQuestionsOfTwoServers(t *testing.T) {
 		t.Error("a question is answered twice")
 	}
 	for range maxPending {
-		st.ask(pending{server: "one", id: []byte("1")})
+		st.ask("one", []byte("1"), nil)
 	}
-	if _, ok := st.ask(pending{server: "one", id: []byte("1")}); ok {
+	if _, ok := st.ask("one", []byte("1"), nil); ok {
 		t.Error("questions are without bound")
 	}
 }

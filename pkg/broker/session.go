@@ -28,7 +28,7 @@ func (c *call) upstream(ctx context.Context, server string) (*upstream.Session, 
 	if s == nil {
 		return nil, noSession()
 	}
-	if u, ok := s.Upstream[server]; ok {
+	if u, ok := s.Upstream[server]; ok && u.Of == c.version(server) {
 		return client.Resume(u.ID, u.Revision), nil
 	}
 	got, err, _ := c.b.open.Do(s.ID+"\n"+server, func() (any, error) { return c.openUpstream(ctx, s, server, client) })
@@ -70,8 +70,10 @@ func reason(r upstream.Reason) string {
 
 // openUpstream runs the handshake with a server (2025-11-25, "Lifecycle").
 func (c *call) openUpstream(ctx context.Context, s *session.Session, server string, client *upstream.Client) (any, error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), patienceOfTelling) // several calls wait for it, so none may end it
+	defer cancel()
 	if now, err := c.b.Sessions.Get(ctx, s.ID, s.Owner); err == nil && now != nil {
-		if u, ok := now.Upstream[server]; ok {
+		if u, ok := now.Upstream[server]; ok && u.Of == c.version(server) {
 			return client.Resume(u.ID, u.Revision), nil // another call was quicker
 		}
 	}
@@ -84,9 +86,9 @@ func (c *call) openUpstream(ctx context.Context, s *session.Session, server stri
 		return nil, err
 	}
 	if s.LogLevel != "" {
-		_ = c.tell(ctx, up, levelRequest(s.LogLevel)) // a server without logging refuses it, which harms nothing
+		_, _ = c.tell(ctx, up, levelRequest(s.LogLevel)) // a server without logging refuses it, which harms nothing
 	}
-	u := session.Upstream{ID: up.ID, Revision: up.Revision}
+	u := session.Upstream{ID: up.ID, Revision: up.Revision, Of: c.version(server)}
 	kept, err := c.b.Sessions.Update(ctx, s.ID, s.Owner, func(s *session.Session) *session.Session { return s.With(server, u) })
 	if err != nil || kept == nil { // ended meanwhile
 		go c.b.safely(func() { c.b.forget(server, u) })
@@ -98,6 +100,14 @@ func (c *call) openUpstream(ctx context.Context, s *session.Session, server stri
 
 func levelRequest(level string) []byte {
 	return fmt.Appendf(nil, `{"jsonrpc":"2.0","id":"mcpgw-level","method":"logging/setLevel","params":{"level":%q}}`, level)
+}
+
+// version is that of the server's configuration: a session with what was configured before under that name is none with what is now.
+func (c *call) version(server string) string {
+	if s := c.b.Gateway.Snapshot().Settings.Servers[server]; s != nil {
+		return s.Version
+	}
+	return ""
 }
 
 // lost forgets an upstream session that its server no longer knows, so that the next use makes a new one.
@@ -133,7 +143,7 @@ func (c *call) travel(server string) http.Header {
 			to.Set(n, v)
 		}
 	}
-	if s := c.p.Snapshot.Settings.Servers[server]; s != nil {
+	if s := c.b.Gateway.Snapshot().Settings.Servers[server]; s != nil {
 		for n := range s.ForwardHeaders {
 			if v := c.r.Header.Values(n); len(v) > 0 {
 				to[http.CanonicalHeaderKey(n)] = v
@@ -144,18 +154,15 @@ func (c *call) travel(server string) http.Header {
 	return to
 }
 
-// tell sends a message whose answer does not matter beyond its arrival.
-func (c *call) tell(ctx context.Context, up *upstream.Session, body []byte) error {
+// tell sends a message whose answer does not matter beyond its status.
+func (c *call) tell(ctx context.Context, up *upstream.Session, body []byte) (status int, err error) {
 	resp, err := up.Do(ctx, body, c.travel(""))
 	if err != nil {
-		return err
+		return 0, err
 	}
 	defer closeBody(resp)
 	_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, 1<<20)) // read to the end, so that the connection can be used again
-	if resp.StatusCode >= 300 {
-		return fmt.Errorf("status %d", resp.StatusCode)
-	}
-	return nil
+	return resp.StatusCode, nil
 }
 
 // localFault is the fault where Envoy answered in the server's place, else nil.

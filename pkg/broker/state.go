@@ -3,22 +3,25 @@ package broker
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"strconv"
 	"sync"
 
 	"github.com/mcpgw/mcpgw/pkg/session"
 )
 
-// maxPending bounds the requests of servers that one session has not answered, and its calls under way.
-const maxPending = 1024
+const (
+	maxCalls   = 1024    // calls of one session under way
+	maxPending = 256     // requests of servers that one session has not answered
+	maxWord    = 1 << 10 // bytes of a server's id or progress token; more than any server needs
+)
 
 // state is what the broker remembers of a client session beside the store: who waits for what. It is lost with the process, as the
 // connections are that it speaks of.
 type state struct {
 	users int // exchanges under way; Broker.mu guards it
 
-	mu      sync.Mutex // guards all below
-	next    uint64
+	mu      sync.Mutex         // guards all below
 	pending map[string]pending // requests of servers, by the id the client sees
 	calls   map[string]running // the client's calls, by JSON text of their id
 	changed chan struct{}      // closed when an upstream session was made
@@ -78,17 +81,20 @@ func (b *Broker) Ended(s *session.Session) {
 	}
 }
 
-// ask notes a server's request and returns the id under which the client will see it.
-func (s *state) ask(p pending) (id []byte, ok bool) {
+// ask notes a server's request and returns the id under which the client will see it. It never repeats: an answer that comes late must
+// not reach another server.
+func (s *state) ask(server string, id, token []byte) (client []byte, ok bool) {
+	if len(id) > maxWord || len(token) > maxWord {
+		return nil, false
+	}
+	client = strconv.AppendQuote(nil, rand.Text())
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(s.pending) >= maxPending {
 		return nil, false
 	}
-	s.next++
-	id = strconv.AppendQuote(nil, "mcpgw-"+strconv.FormatUint(s.next, 10))
-	s.pending[string(id)] = p
-	return id, true
+	s.pending[string(client)] = pending{server: server, id: bytes.Clone(id), token: bytes.Clone(token)} // copies: the message they stand in is long
+	return client, true
 }
 
 // answered takes a server's request out.
@@ -142,7 +148,7 @@ func (s *state) begin(id []byte, r running) (end func(), ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	key := string(id)
-	if _, twice := s.calls[key]; twice || len(s.calls) >= maxPending {
+	if _, twice := s.calls[key]; twice || len(s.calls) >= maxCalls {
 		return nil, false
 	}
 	s.calls[key] = r

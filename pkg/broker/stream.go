@@ -90,11 +90,13 @@ var listChanges = [...]string{
 	catalog.Template: mcp.NotifyResourcesChanged, catalog.Prompt: mcp.NotifyPromptsChanged,
 }
 
-// watch tells of every change of what the caller sees, until stop or until the caller may see nothing here any more. want filters the
-// kinds; tell sends one notification.
+// watch tells of every change of what the caller sees, until stop, or until its credential does not count any more or its endpoint is
+// gone. want filters the kinds; tell sends one notification. Where policy cannot rule nothing is told, and asked again at the next look.
 func (c *call) watch(stop <-chan struct{}, want func(catalog.Kind) bool, tell func(method string)) {
 	changed := c.b.Gateway.Changed()
-	was, ok := c.p.Sees(c.p.Snapshot)
+	was, ok, err := c.p.Sees(c.b.Gateway.Snapshot())
+	again := time.NewTicker(c.b.Keepalive) // a token expires without a change of ours
+	defer again.Stop()
 	for ok {
 		select {
 		case <-stop:
@@ -103,6 +105,10 @@ func (c *call) watch(stop <-chan struct{}, want func(catalog.Kind) bool, tell fu
 			return
 		case <-c.r.Context().Done():
 			return
+		case <-again.C:
+			if ok = c.p.Still(c.b.Gateway.Snapshot()); err == nil {
+				continue
+			}
 		case <-changed:
 			select {
 			case <-time.After(settle):
@@ -111,9 +117,9 @@ func (c *call) watch(stop <-chan struct{}, want func(catalog.Kind) bool, tell fu
 			}
 		}
 		changed = c.b.Gateway.Changed()
-		now, still := c.p.Sees(c.b.Gateway.Snapshot())
-		if ok = still; !ok {
-			return
+		var now [len(catalog.Kinds)][32]byte
+		if now, ok, err = c.p.Sees(c.b.Gateway.Snapshot()); !ok || err != nil {
+			continue
 		}
 		told := map[string]bool{}
 		for _, k := range catalog.Kinds {
@@ -158,6 +164,7 @@ func (c *call) listen() {
 	}
 	honoured = append(honoured, '}')
 
+	c.p.Unpin()
 	o := c.stream()
 	defer o.close()
 	o.message([]byte(`{"jsonrpc":"2.0","method":"` + mcp.NotifyAcknowledged + `","params":{"notifications":` + string(honoured) + `,` + string(meta) + `}}`))
@@ -175,6 +182,7 @@ func (c *call) standing() {
 		return
 	}
 	defer release()
+	c.p.Unpin()
 	ctx, cancel := context.WithCancel(c.r.Context())
 	defer cancel()
 	o := c.stream()
@@ -184,23 +192,33 @@ func (c *call) standing() {
 	defer servers.Wait()
 	defer cancel()
 	servers.Go(func() {
-		c.watch(ctx.Done(), func(catalog.Kind) bool { return true }, func(method string) { o.message([]byte(`{"jsonrpc":"2.0","method":"` + method + `"}`)) })
-		cancel()
+		defer cancel() // the caller may see nothing here any more
+		c.b.safely(func() {
+			c.watch(ctx.Done(), func(catalog.Kind) bool { return true }, func(method string) { o.message([]byte(`{"jsonrpc":"2.0","method":"` + method + `"}`)) })
+		})
 	})
 
-	open := map[string]session.Upstream{}
+	open := map[string]followed{}
 	alive := time.NewTicker(c.b.Keepalive)
 	defer alive.Stop()
 	for {
-		changed := c.st.wait()
+		made, changed := c.st.wait(), c.b.Gateway.Changed()
 		s, err := c.b.Sessions.Get(ctx, c.p.Session.ID, c.p.Session.Owner)
 		if err != nil || s == nil {
 			return
 		}
+		world := c.b.Gateway.Snapshot()
+		for server, f := range open {
+			if s.Upstream[server] != f.of || !c.p.Serves(world, server) {
+				f.stop()
+				delete(open, server)
+			}
+		}
 		for server, u := range s.Upstream {
-			if open[server] != u {
-				open[server] = u
-				servers.Go(func() { c.b.safely(func() { c.follow(ctx, o, server, u) }) })
+			if _, is := open[server]; !is && c.p.Serves(world, server) {
+				fctx, stop := context.WithCancel(ctx)
+				open[server] = followed{u, stop}
+				servers.Go(func() { c.b.safely(func() { c.follow(fctx, o, server, u) }) })
 			}
 		}
 		select {
@@ -208,10 +226,17 @@ func (c *call) standing() {
 			return
 		case <-c.b.closing:
 			return
+		case <-made:
 		case <-changed:
 		case <-alive.C:
 		}
 	}
+}
+
+// followed is a server's own stream that is passed on.
+type followed struct {
+	of   session.Upstream
+	stop context.CancelFunc
 }
 
 // follow passes on what a server says on its own GET stream. A server need not offer one.
@@ -229,9 +254,6 @@ func (c *call) follow(ctx context.Context, o *out, server string, u session.Upst
 		return
 	}
 	for m := range c.b.messages(ctx, resp.Body) {
-		if m.Kind == jsonrpc.Notification && m.Method == mcp.NotifyResourceUpdated && !c.mayRead(ctx, m) {
-			continue
-		}
 		if b, _ := c.pass(server, m); b != nil {
 			o.message(b)
 		}
@@ -239,7 +261,7 @@ func (c *call) follow(ctx context.Context, o *out, server string, u session.Upst
 }
 
 // mayRead asks policy anew whether the caller may still read what a server says has changed.
-func (c *call) mayRead(ctx context.Context, m *jsonrpc.Message) bool {
+func (c *call) mayRead(m *jsonrpc.Message) bool {
 	uri, ok := m.Params.Get("uri").Str()
-	return ok && c.p.MayRead(ctx, c.b.Gateway.Snapshot(), uri)
+	return ok && c.p.MayRead(context.WithoutCancel(c.r.Context()), c.b.Gateway.Snapshot(), uri)
 }

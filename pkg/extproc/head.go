@@ -1,7 +1,6 @@
 package extproc
 
 import (
-	"net"
 	"slices"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -10,23 +9,14 @@ import (
 	"github.com/mcpgw/mcpgw/pkg/gateway"
 )
 
-// attributes is where Envoy puts the request attributes that the filter asks for.
-const attributes = "envoy.filters.http.ext_proc"
-
 // head is a view of Envoy's first message in the walk's words.
-func head(msg *extprocv3.ProcessingRequest, listener string) *gateway.Head {
+func head(msg *extprocv3.ProcessingRequest, listener, address string) *gateway.Head {
 	h := msg.GetRequestHeaders()
 	lines := headers(h.GetHeaders().GetHeaders())
-	out := &gateway.Head{
-		Listener: listener, Header: lines, NoBody: h.EndOfStream,
+	return &gateway.Head{
+		Listener: listener, Address: address, Header: lines, NoBody: h.EndOfStream,
 		Method: lines.Get(":method"), Path: lines.Get(":path"), Authority: lines.Get(":authority"),
 	}
-	source := msg.GetAttributes()[attributes].GetFields()["source.address"].GetStringValue()
-	if ip, _, err := net.SplitHostPort(source); err == nil {
-		source = ip
-	}
-	out.Address = source
-	return out
 }
 
 // headers is a view over Envoy's header list, whose names are lower case. It copies nothing.

@@ -16,7 +16,7 @@ import (
 	"github.com/mcpgw/mcpgw/pkg/gateway"
 )
 
-// Report is told of each exchange once, when its verdict is decided. ctx carries Envoy's trace in its gRPC metadata. It is called
+// Report is told of each exchange once, when its verdict is decided and before it is sent. ctx carries Envoy's trace in its gRPC metadata. It is called
 // concurrently and must not block.
 type Report func(ctx context.Context, x *gateway.Exchange)
 
@@ -63,18 +63,14 @@ func (s *Server) process(stream extprocv3.ExternalProcessor_ProcessServer) error
 	}
 	ctx := stream.Context()
 	var x *gateway.Exchange
-	defer func() {
-		if x != nil {
-			s.report(ctx, x)
-		}
-	}()
-	v := s.guard(ctx, &x, func() (v gateway.Verdict) {
-		x, v = s.gateway.Head(ctx, head(msg, listener(ctx)))
+	last, done := s.guard(ctx, &x, atHeaders, func() (v gateway.Verdict) {
+		x, v = s.gateway.Head(ctx, head(msg, word(ctx, gateway.HeaderListener), word(ctx, gateway.HeaderAddress)))
 		return v
 	})
 	switch {
-	case v != nil:
-		return stream.Send(render(v, atHeaders))
+	case last != nil:
+		defer done()
+		return stream.Send(last)
 	case mode != filterv3.ProcessingMode_BUFFERED || h.EndOfStream:
 		return status.Errorf(codes.FailedPrecondition, "request body mode %v would let a body pass unread", mode)
 	}
@@ -86,27 +82,50 @@ func (s *Server) process(stream extprocv3.ExternalProcessor_ProcessServer) error
 	if err != nil || body == nil {
 		return status.Errorf(codes.Aborted, "want the request body, got %T: %v", msg.GetRequest(), err)
 	}
-	return stream.Send(render(s.guard(ctx, &x, func() gateway.Verdict { return x.Body(body.Body) }), atBody))
+	last, done = s.guard(ctx, &x, atBody, func() gateway.Verdict {
+		if v := x.Body(body.Body); v != nil {
+			return v
+		}
+		return x.Panicked() // no verdict is none to go on with
+	})
+	defer done() // grpc has encoded the message when Send returns
+	return stream.Send(last)
 }
 
-// guard runs one step of the walk; a panic stops here and becomes a refusal, with the caller's id where it was read.
-func (s *Server) guard(ctx context.Context, x **gateway.Exchange, step func() gateway.Verdict) (v gateway.Verdict) {
+// guard runs one step of the walk, reports a verdict and renders it: all before it is sent, for then the broker may have the exchange. A
+// panic in any of it becomes a refusal, with the caller's id where it was read. Without a verdict it returns no reply.
+func (s *Server) guard(ctx context.Context, x **gateway.Exchange, at phase, step func() gateway.Verdict) (reply *extprocv3.ProcessingResponse, done func()) {
+	done = func() {}
+	reported := false
 	defer func() {
 		if p := recover(); p != nil {
 			s.log.ErrorContext(ctx, "the walk panicked", "panic", p, "stack", string(debug.Stack()))
-			if *x == nil {
-				v = gateway.Broken()
-			} else {
-				v = (*x).Panicked()
+			refusal := gateway.Broken()
+			if *x != nil {
+				refusal = (*x).Panicked()
+			}
+			reply = render(refusal, at)
+			if *x != nil && !reported {
+				defer func() { _ = recover() }() // it was the report that panicked, or cannot be made of what is left
+				s.report(ctx, *x)
 			}
 		}
 	}()
-	return step()
+	v := step()
+	if v == nil {
+		return nil, done
+	}
+	if r, ok := v.(*gateway.Reply); ok && r.Done != nil {
+		done = r.Done
+	}
+	reported = true
+	s.report(ctx, *x)
+	return render(v, at), done
 }
 
-// listener is the name under which Envoy's configuration sends the exchanges of a listener.
-func listener(ctx context.Context) string {
-	if v := metadata.ValueFromIncomingContext(ctx, gateway.HeaderListener); len(v) == 1 {
+// word is what Envoy's configuration says of an exchange in the metadata of its stream: the listener's name, the client's address.
+func word(ctx context.Context, name string) string {
+	if v := metadata.ValueFromIncomingContext(ctx, name); len(v) == 1 {
 		return v[0]
 	}
 	return ""

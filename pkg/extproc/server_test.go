@@ -38,12 +38,14 @@ func (engine) Decide(_ context.Context, q *policy.Question) policy.Ruling {
 	}
 	return policy.Ruling{Effect: policy.Allow}
 }
-func (engine) Visible(context.Context, *policy.Question) bool   { return true }
-func (engine) ListKey(*policy.Question) (key [32]byte, ok bool) { return key, true }
-func (engine) Reads(*catalog.Item) (names []string, all bool)   { return nil, false }
-func (engine) Revision() string                                 { return "r" }
+func (engine) Visible(context.Context, *policy.Question) (bool, error) { return true, nil }
+func (engine) ListKey(*policy.Question) (key [32]byte, ok bool)        { return key, true }
+func (engine) Reads(*catalog.Item) (names []string, all bool)          { return nil, false }
+func (engine) Revision() string                                        { return "r" }
 
 type everybody struct{}
+
+func (everybody) Current(p *identity.Principal) *identity.Principal { return p }
 
 func (everybody) Authenticate(context.Context, []string, []string) (*identity.Principal, error) {
 	return &identity.Principal{Type: "anonymous"}, nil

@@ -144,7 +144,7 @@ func call(name string) []byte {
 // decision id, the reader (4), the header view's copies, the forward with its removals, the spliced body.
 const (
 	callAllocs = 40
-	listAllocs = 28
+	listAllocs = 30
 )
 
 func TestAllocationsOfAnExchange(t *testing.T) {

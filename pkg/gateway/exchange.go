@@ -60,6 +60,16 @@ func (x *Exchange) head(h *Head) (Verdict, *fault.Error) {
 	x.Listener = x.listener.Name
 	x.Trace = clip(h.Header.Get(HeaderClientTrace), 64) // where the listener links a client's trace instead of continuing it
 	x.Record.Snapshot, x.Catalog = x.Snapshot.Version(), x.Snapshot.Catalog.Version()
+	if f := x.listener.checkHost(h); f != nil {
+		return nil, f
+	}
+	x.origin = h.Header.Get("origin")
+	if h.Method == http.MethodOptions && x.origin != "" && h.Header.Get("access-control-request-method") != "" {
+		return x.preflight(h), nil
+	}
+	if f := x.identify(); f != nil { // before the path: which endpoints there are is not for everybody
+		return nil, f
+	}
 
 	path, _, query := strings.Cut(h.Path, "?")
 	x.View = x.Snapshot.Catalog.View(path)
@@ -68,25 +78,15 @@ func (x *Exchange) head(h *Head) (Verdict, *fault.Error) {
 	}
 	x.Path = x.View.Path
 	x.Endpoint = x.Snapshot.Settings.Endpoints[x.View.Endpoint]
-	if x.Endpoint == nil || len(x.Endpoint.Listeners) > 0 && !x.Endpoint.Listeners[x.Listener] {
+	if x.Endpoint == nil || !x.Endpoint.on(x.Listener) {
 		return nil, fault.New(fault.NotFound, "there is no endpoint at this path")
 	}
 	x.Record.Endpoint = x.Endpoint.Name
-	if f := x.listener.checkHost(h); f != nil {
-		return nil, f
-	}
-	x.origin = h.Header.Get("origin")
 	if query {
 		return nil, fault.New(fault.Query, "an MCP endpoint takes no query")
 	}
-	if h.Method == http.MethodOptions && x.origin != "" && h.Header.Get("access-control-request-method") != "" {
-		return x.preflight(h), nil
-	}
 	if !isHTTPMethod(h.Method) {
 		return nil, fault.WithAllow(methods)
-	}
-	if f := x.identify(); f != nil {
-		return nil, f
 	}
 	if h.Method == http.MethodPost {
 		return nil, checkPost(h)
@@ -277,7 +277,7 @@ func (x *Exchange) use(m *jsonrpc.Message) (Verdict, *fault.Error) {
 		refusal = x.decide(q)
 	}
 	if refusal != nil {
-		if refusal.Kind != fault.Internal && !x.Snapshot.Policy.Visible(x.ctx, q) {
+		if visible, err := x.Snapshot.Policy.Visible(x.ctx, q); !visible || err != nil { // whatever failed: what cannot be seen is unknown
 			x.Fault = refusal // the true reason: for the record alone
 			return nil, t.unknown()
 		}

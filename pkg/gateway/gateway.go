@@ -27,6 +27,7 @@ type Snapshot struct {
 	Routes   Routes
 
 	shapes map[*catalog.Item]*shape // of the catalog's tools; Swap keeps it
+	lists  *lists                   // ready lists of this catalog, gone with it
 }
 
 // Version names the four parts, for spans and logs.
@@ -56,6 +57,8 @@ type Settings struct {
 // Authenticator finds out who calls. Its errors are faults of kind Unauthenticated or TwoCredentials. It must not wait for a network.
 type Authenticator interface {
 	Authenticate(ctx context.Context, authorization, apiKey []string) (*identity.Principal, error)
+	// Current is what a principal that was authenticated before is now: nil when its credential does not count any more.
+	Current(p *identity.Principal) *identity.Principal
 }
 
 // Listener is one front door.
@@ -74,9 +77,13 @@ type Endpoint struct {
 	Listeners       map[string]bool // where it is served; empty: everywhere
 }
 
+// on reports whether a listener serves the endpoint.
+func (e *Endpoint) on(listener string) bool { return len(e.Listeners) == 0 || e.Listeners[listener] }
+
 // Server is what the walk must know of one upstream server.
 type Server struct {
 	Name           string
+	Version        string          // changes with anything that is configured of it
 	ForwardHeaders map[string]bool // headers of the client that travel on, lower case
 	CallIdle       time.Duration   // how long a call by the broker may go without a byte from the server; 0 is 5 min
 }
@@ -113,7 +120,6 @@ type Gateway struct {
 	snap    atomic.Pointer[Snapshot]
 	changed atomic.Pointer[change]
 	swap    sync.Mutex
-	lists   *lists
 	park    *lot
 }
 
@@ -137,11 +143,7 @@ func New(o Options) (*Gateway, error) {
 	if o.SessionLifetime == 0 {
 		o.SessionLifetime = 24 * time.Hour
 	}
-	l, err := newLists(o.ListBytes)
-	if err != nil {
-		return nil, err
-	}
-	g := &Gateway{opts: o, lists: l, park: newLot(o.ParkMax, o.ParkTime, o.Bytes)}
+	g := &Gateway{opts: o, park: newLot(o.ParkMax, o.ParkTime, o.Bytes)}
 	g.changed.Store(&change{ch: make(chan struct{})})
 	return g, nil
 }
@@ -160,7 +162,7 @@ func (g *Gateway) Swap(edit func(Snapshot) Snapshot) *Snapshot {
 	}
 	next := edit(old)
 	if next.Catalog != old.Catalog {
-		next.shapes = shapesOf(next.Catalog, old.shapes)
+		next.shapes, next.lists = shapesOf(next.Catalog, old.shapes), newLists(g.opts.ListBytes)
 	}
 	g.snap.Store(&next)
 	was := g.changed.Swap(&change{ch: make(chan struct{})})

@@ -1,10 +1,8 @@
 package gateway
 
 import (
-	"bytes"
 	"crypto/rand"
 	"errors"
-	"slices"
 	"sync"
 	"time"
 
@@ -29,12 +27,11 @@ type lot struct {
 
 	mu      sync.Mutex
 	waiting map[string]place
-	order   []string // tickets by age; taken ones are skipped
 }
 
 type place struct {
-	p     *Parked
-	until time.Time
+	p      *Parked
+	expiry *time.Timer
 }
 
 func newLot(most int, ttl time.Duration, bytes Bytes) *lot {
@@ -58,57 +55,33 @@ func (l *lot) put(x *Exchange, m *jsonrpc.Message) (ticket string, err error) {
 				}
 			}()
 		}
-		if p.Message, err = jsonrpc.Read(bytes.Clone(m.Body), jsonrpc.Limits{Depth: x.Snapshot.Settings.Depth}); err != nil {
-			return "", err
-		}
+		p.Message = m.Clone()
 	}
-	now := time.Now()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.expire(now)
 	if len(l.waiting) >= l.max {
 		return "", errLotFull
 	}
-	if len(l.order) >= 2*l.max { // one that waits long at the front must not keep those that were taken since
-		l.order = slices.DeleteFunc(l.order, func(t string) bool { _, waits := l.waiting[t]; return !waits })
-	}
 	ticket = rand.Text()
-	l.waiting[ticket] = place{p, now.Add(l.ttl)}
-	l.order = append(l.order, ticket)
+	l.waiting[ticket] = place{p, time.AfterFunc(l.ttl, func() {
+		if p := l.take(ticket); p != nil {
+			p.Done()
+		}
+	})}
 	return ticket, nil
 }
 
-// expire drops from the front what was taken or is too old. Each ticket is looked at once: amortised constant.
-func (l *lot) expire(now time.Time) {
-	for len(l.order) > 0 {
-		p, ok := l.waiting[l.order[0]]
-		if ok && p.until.After(now) {
-			return
-		}
-		if ok {
-			p.p.Done()
-		}
-		delete(l.waiting, l.order[0])
-		l.order = l.order[1:]
-	}
-	l.order = nil // lets the backing array go
-}
-
+// take hands out the exchange of a ticket; nil where there is none, or none any more.
 func (l *lot) take(ticket string) *Parked {
-	now := time.Now()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	p, ok := l.waiting[ticket]
-	delete(l.waiting, ticket)
-	l.expire(now)
+	w, ok := l.waiting[ticket]
 	if !ok {
 		return nil
 	}
-	if !p.until.After(now) {
-		p.p.Done()
-		return nil
-	}
-	return p.p
+	delete(l.waiting, ticket)
+	w.expiry.Stop()
+	return w.p
 }
 
 func (l *lot) len() int {

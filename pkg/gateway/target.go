@@ -145,15 +145,15 @@ func denial(r *policy.Ruling) json.RawMessage {
 
 // MayRead asks policy, in a snapshot, whether the caller of x may read a resource now.
 func (x *Exchange) MayRead(ctx context.Context, s *Snapshot, uri string) bool {
-	v := s.Catalog.View(x.View.Path)
-	if v == nil {
+	y := x.now(s)
+	if y == nil {
 		return false
 	}
-	e := v.ResolveURI(uri)
+	e := y.View.ResolveURI(uri)
 	if e == nil {
 		return false
 	}
-	q := x.asks(mcp.MethodResourcesRead)
-	q.Item, q.URI, q.Context.Time = e.Item, uri, time.Now().UTC().Truncate(time.Millisecond)
+	q := y.asks(mcp.MethodResourcesRead)
+	q.Item, q.URI = e.Item, uri
 	return s.Policy.Decide(ctx, q).Effect == policy.Allow
 }

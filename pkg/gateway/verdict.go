@@ -10,6 +10,9 @@ type Reply struct {
 	Header []HeaderLine // content-type included; content-length is the rim's
 	Body   []byte
 	Facts  Facts
+
+	// Done, where set, is called once the reply was sent or will not be: Body may then be used for another.
+	Done func()
 }
 
 // Forward sends the request on, to a server or to the broker.
@@ -47,6 +50,7 @@ const (
 	HeaderDecision = "x-mcpgw-decision-id"
 	HeaderToken    = "x-mcpgw-egress-token"
 	HeaderListener = "x-mcpgw-listener"
+	HeaderAddress  = "x-mcpgw-address"
 	HeaderLocal    = "x-mcpgw-local"
 	// HeaderClientTrace holds a client's traceparent on a listener that starts traces of its own.
 	HeaderClientTrace = "x-mcpgw-client-traceparent"

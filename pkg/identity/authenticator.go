@@ -67,7 +67,7 @@ func New(o Options) (*Authenticator, error) {
 	}
 	for n, k := range o.APIKeys {
 		p := k.Principal
-		p.ID, p.Issuer, p.Claims = k.ID, KeyIssuer, nil
+		p.ID, p.Issuer, p.Claims, p.digest = k.ID, KeyIssuer, nil, k.Digest
 		if p.Type == "" {
 			p.Type = Service
 		}
@@ -194,6 +194,23 @@ func (a *Authenticator) Authenticate(_ context.Context, authorization, apiKey []
 		a.cache.Set(digest, v)
 	}
 	return v.principal, nil
+}
+
+// Current is what a principal that some authenticator has made before is for this one: nil when its credential does not count any more.
+// An API key must still be configured, and its holder has the roles of now; a token must not have expired, and its issuer must still be
+// believed. Whoever holds a stream open asks it now and then.
+func (a *Authenticator) Current(p *Principal) *Principal {
+	switch {
+	case p == nil:
+		return nil
+	case p.Type == Anonymous:
+		return a.o.Anonymous
+	case p.Issuer == KeyIssuer:
+		return a.keys[p.digest]
+	case a.issuers[p.Issuer] == nil || !a.o.Now().Before(p.expires):
+		return nil
+	}
+	return p
 }
 
 var (

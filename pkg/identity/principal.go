@@ -1,6 +1,9 @@
 package identity
 
-import "strconv"
+import (
+	"strconv"
+	"time"
+)
 
 // The values of Principal.Type.
 const (
@@ -22,6 +25,9 @@ type Principal struct {
 	Scopes []string
 
 	Claims []byte // the token's verified claims, a JSON object; nil for API keys and the anonymous
+
+	digest  [32]byte  // of the API key
+	expires time.Time // of the token
 }
 
 // KeyIssuer stands in Principal.Issuer for callers with an API key. No JWT issuer can be configured with this name.

@@ -284,6 +284,7 @@ func (a *Authenticator) verify(token string) (*verified, error) {
 	}
 	p.Claims = payload
 	exp, _ := t.Expiration()
+	p.expires = exp
 	return &verified{principal: p, expires: exp, source: i.keys, keys: keys, size: 2 * len(token)}, nil
 }
 

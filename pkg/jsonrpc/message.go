@@ -3,7 +3,7 @@
 // A gateway that judges a message and lets another program act on it must be sure that both read the same thing. So [Read] refuses whatever two JSON
 // parsers may understand differently: a key given twice (at any depth, also when one is written with escapes), text that is no Unicode, a number that
 // cannot be held, an envelope key that is "almost" a known one, a message that is request and response at once. What it accepts it indexes without
-// building a tree: the envelope, params, params._meta and params.arguments, one level each, as slices of the caller's bytes. Nothing is ever encoded
+// building a tree: the envelope, params, params._meta, params.ref and params.arguments, one level each, as slices of the caller's bytes. Nothing is ever encoded
 // again: ids, numbers, unknown members and the order of members stay as they came, and a change is a [Splice].
 //
 // Grammar: RFC 8259 in the profile of RFC 7493 (I-JSON), read with jsontext; message shapes: https://www.jsonrpc.org/specification and the MCP schema
@@ -12,6 +12,7 @@ package jsonrpc
 
 import (
 	"bytes"
+	"slices"
 
 	"github.com/go-json-experiment/json/jsontext"
 )
@@ -92,8 +93,33 @@ type Message struct {
 	MethodValue Value
 	Params      Object
 	Meta        Object // params._meta
+	Ref         Object // params.ref: what completion/complete is about
 	Arguments   Object // params.arguments
 	Result      Value  // of a response
 	Error       Value  // of a response; a JSON object
 	Body        []byte // the whole text
+}
+
+// Clone is a message of its own: its body is a copy, and all values stand in that copy.
+func (m *Message) Clone() *Message {
+	c := *m
+	c.Body = bytes.Clone(m.Body)
+	// Every value is a part of Body, so its place tells where it is in the copy.
+	move := func(v *Value) {
+		if v.Exists() {
+			v.Raw = c.Body[v.Pos : v.Pos+len(v.Raw) : v.Pos+len(v.Raw)]
+		}
+	}
+	for _, v := range []*Value{&c.MethodValue, &c.Result, &c.Error} {
+		move(v)
+	}
+	for _, o := range []*Object{&c.Params, &c.Meta, &c.Ref, &c.Arguments} {
+		move(&o.Value)
+		o.Members = slices.Clone(o.Members)
+		for i := range o.Members {
+			move(&o.Members[i].Value)
+		}
+	}
+	c.ID = bytes.Clone(m.ID)
+	return &c
 }

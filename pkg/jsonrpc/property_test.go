@@ -10,6 +10,7 @@ import (
 	"testing"
 	"unicode/utf8"
 
+	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
 
 	"github.com/mcpgw/mcpgw/pkg/jsonrpc"
@@ -124,7 +125,14 @@ func text(raw []byte) bool {
 var keys = strings.Fields(`jsonrpc id method params result error name arguments uri cursor ref argument context _meta inputResponses requestState
 	protocolVersion capabilities clientInfo level requestId progressToken progress total message reason notifications taskId task`)
 
-func folded(o object) bool {
+const mcpPrefix = "io.modelcontextprotocol/"
+
+var (
+	metaKeys = []string{mcpPrefix + "protocolVersion", mcpPrefix + "clientCapabilities", mcpPrefix + "clientInfo", mcpPrefix + "serverInfo", mcpPrefix + "logLevel", mcpPrefix + "subscriptionId", "progressToken", "traceparent"}
+	refKeys  = []string{"type", "name", "uri"}
+)
+
+func folded(o object, keys []string) bool {
 	for _, p := range o {
 		for _, k := range keys {
 			if p.name != k && strings.EqualFold(p.name, k) {
@@ -165,17 +173,17 @@ func reference(body []byte) (isJSON, ok bool, kind jsonrpc.Kind, id string) {
 	_, hasResult := top.find("result")
 	fail, hasError := top.find("error")
 	params, hasParams := top.find("params")
-	if !sound(any(top), 64) || folded(top) || string(version.raw) != `"2.0"` {
+	if !sound(any(top), 64) || folded(top, keys) || string(version.raw) != `"2.0"` {
 		return true, false, 0, id
 	}
 	if hasParams {
 		p, isObject := params.value.(object)
-		if !isObject || folded(p) {
+		if !isObject || folded(p, keys) {
 			return true, false, 0, id
 		}
-		for _, name := range []string{"_meta", "arguments"} {
+		for name, keys := range map[string][]string{"_meta": metaKeys, "ref": refKeys, "arguments": nil} {
 			if v, has := p.find(name); has {
-				if _, isObject := v.value.(object); !isObject {
+				if o, isObject := v.value.(object); !isObject || folded(o, keys) {
 					return true, false, 0, id
 				}
 			}
@@ -250,9 +258,46 @@ func agree(t interface{ Fatalf(string, ...any) }, body []byte) {
 	meta, _ := want.find("_meta")
 	in, _ := meta.value.(object)
 	indexed(m.Meta, in)
+	r, _ := want.find("ref")
+	in, _ = r.value.(object)
+	indexed(m.Ref, in)
 	args, _ := want.find("arguments")
 	in, _ = args.value.(object)
 	indexed(m.Arguments, in)
+	cloned(t, m)
+}
+
+// cloned fails unless a clone of m is what a fresh reading of its body gives, and shares no byte with m. It destroys m's body.
+func cloned(t interface{ Fatalf(string, ...any) }, m *jsonrpc.Message) {
+	c := m.Clone()
+	fresh, err := jsonrpc.Read(bytes.Clone(m.Body), jsonrpc.Limits{})
+	if err != nil {
+		t.Fatalf("Read(%q) a second time: %v", m.Body, err)
+	}
+	for i := range m.Body {
+		m.Body[i] ^= 0xff
+	}
+	if d := cmp.Diff(fresh, c); d != "" {
+		t.Fatalf("the clone of %q differs from a fresh reading: %s", fresh.Body, d)
+	}
+	inside := func(v []byte) {
+		if len(v) > 0 && !bytes.Equal(v, c.Body) { // the whole body stands for itself
+			v[0] ^= 0xff
+			if bytes.Equal(c.Body, fresh.Body) {
+				t.Fatalf("a value of the clone of %q does not stand in its body", fresh.Body)
+			}
+			v[0] ^= 0xff
+		}
+	}
+	for _, o := range []jsonrpc.Object{c.Params, c.Meta, c.Ref, c.Arguments} {
+		inside(o.Raw)
+		for _, v := range o.Members {
+			inside(v.Value.Raw)
+		}
+	}
+	for _, v := range [][]byte{c.MethodValue.Raw, c.Result.Raw, c.Error.Raw} {
+		inside(v)
+	}
 }
 
 // literal writes s as a JSON string, some of its characters as escapes.
@@ -336,10 +381,14 @@ func message(t *rapid.T) string {
 		case "method":
 			return rapid.SampledFrom([]string{`"tools/call"`, `"tools\/list"`, `"ping"`}).Draw(t, "method")
 		case "params":
-			return members(t, rapid.SampledFrom([][]string{{"name", "arguments"}, {"name", "arguments", "_meta"}, {"uri", "_meta"}, {}}).Draw(t, "params"), at)
+			return members(t, rapid.SampledFrom([][]string{{"name", "arguments"}, {"name", "arguments", "_meta"}, {"uri", "_meta"}, {"ref", "argument", "_meta"}, {}}).Draw(t, "params"), at)
 		case "name", "uri":
 			return literal(t, rapid.String().Draw(t, "name"))
-		case "error", "arguments", "_meta":
+		case "ref":
+			return members(t, rapid.SampledFrom([][]string{refKeys, {"type", "name"}, {"type", "uri", "x"}}).Draw(t, "ref"), at)
+		case "_meta":
+			return members(t, append(rapid.SliceOfNDistinct(rapid.SampledFrom(metaKeys), 0, 4, rapid.ID).Draw(t, "keys"), "x"), func(string) string { return value(t, 3) })
+		case "error", "arguments":
 			return members(t, rapid.SliceOfNDistinct(rapid.StringN(0, 6, -1), 0, 4, rapid.ID).Draw(t, "names"), func(string) string { return value(t, 3) })
 		}
 		return value(t, 3)
@@ -458,6 +507,7 @@ func FuzzRead(f *testing.F) {
 		`{"jsonrpc":"2.0","id":null,"error":{"code":-32700,"message":"m"}}`,
 		`{"jsonrpc":"2.0","id":1,"method":"m","params":{"nam\u0065":1,"name":2}}`,
 		`{"jsonrpc":"2.0","id":1,"ID":2,"method":"m"}`,
+		`{"jsonrpc":"2.0","id":1,"method":"completion/complete","params":{"ref":{"type":"ref/prompt","name":"a","Name":"b"},"_meta":{"ProgressToken":1}}}`,
 		`[{"jsonrpc":"2.0","id":1,"method":"m"}]`,
 		`{"jsonrpc":"2.0","id":1,"method":"m","params":{"arguments":{"a":1e400,"b":"\ud800"}}} x`,
 	} {

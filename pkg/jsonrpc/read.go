@@ -31,11 +31,11 @@ const (
 //
 // Refused as [Malformed] is what is not JSON: bad syntax, bytes after the text, invalid UTF-8, a lone surrogate. Refused as [Invalid] is JSON that two
 // parsers may understand differently, that is costly to hold, or that is no message:
-//   - a duplicate key at any depth; a key of the envelope or of params that equals a known key only when case is folded
+//   - a duplicate key at any depth; a key of the envelope, params, params._meta or params.ref that equals a known key of that place only when case is folded
 //   - nesting beyond the limit; more than 65,536 members in an object and those around it; a number with more than 100 digits or an exponent beyond ±308
 //   - jsonrpc other than "2.0"; a method that is no string, empty, or longer than 256 bytes
 //   - an id that is neither a string nor an integer, or longer than 1024 bytes (an error response may have a null id)
-//   - params, params._meta, params.arguments or error that is not an object
+//   - params, params._meta, params.ref, params.arguments or error that is not an object
 //   - method, result and error together, or none of them; an array (a batch)
 //
 // Where a text has several faults, bad syntax is the one reported, unless it comes after nesting beyond the limit.
@@ -67,6 +67,9 @@ func Parse(raw []byte, l Limits) (Object, error) {
 }
 
 // A level is a place in the message whose members are indexed, each at its own level.
+//
+// The rule: every object of a message from which a decision is taken is a level, with the keys that decide in [level.known]. An object that is merely
+// parsed later has no near-key check, and another reader may find other members in it. Only params.arguments has no fixed keys: who judges it knows them.
 type level int8
 
 const (
@@ -74,8 +77,9 @@ const (
 	envelope                  // the message itself
 	params                    // params
 	meta                      // params._meta
+	ref                       // params.ref
 	inner                     // params.arguments, and the one object of Parse
-	levels   = 4
+	levels   = 5
 )
 
 // child is the level of a member's value.
@@ -85,6 +89,8 @@ func (l level) child(name []byte) level {
 		return params
 	case l == params && string(name) == "_meta":
 		return meta
+	case l == params && string(name) == "ref":
+		return ref
 	case l == params && string(name) == "arguments":
 		return inner
 	}
@@ -176,10 +182,8 @@ func (r *reader) value(l level) (Value, *Error) {
 		}
 		s.nameTo = len(r.names)
 		name := r.names[s.nameFrom:s.nameTo]
-		if l <= params {
-			if known := nearly(name); known != "" {
-				return v, invalid("key %q at byte %d differs from %q only in case", short(string(name)), r.dec.InputOffset()-int64(len(raw)), known)
-			}
+		if known := nearly(name, l.known()); known != "" {
+			return v, invalid("key %q at byte %d differs from %q only in case", short(string(name)), r.dec.InputOffset()-int64(len(raw)), known)
 		}
 		if e := r.member(); e != nil {
 			return v, e
@@ -337,12 +341,12 @@ func (r *reader) message() (*Message, *Error) {
 		return nil, e
 	}
 	members := r.index()
-	m.Params.Members, m.Meta.Members, m.Arguments.Members = members[params], members[meta], members[inner]
-	m.Meta.Value, m.Arguments.Value = m.Params.Get("_meta"), m.Params.Get("arguments")
+	m.Params.Members, m.Meta.Members, m.Ref.Members, m.Arguments.Members = members[params], members[meta], members[ref], members[inner]
+	m.Meta.Value, m.Ref.Value, m.Arguments.Value = m.Params.Get("_meta"), m.Params.Get("ref"), m.Params.Get("arguments")
 	for _, o := range []struct {
 		name string
 		Value
-	}{{"params", m.Params.Value}, {"params._meta", m.Meta.Value}, {"params.arguments", m.Arguments.Value}} {
+	}{{"params", m.Params.Value}, {"params._meta", m.Meta.Value}, {"params.ref", m.Ref.Value}, {"params.arguments", m.Arguments.Value}} {
 		if o.Exists() && o.Kind() != jsontext.KindBeginObject {
 			return nil, invalid("%s must be an object", o.name)
 		}
@@ -489,25 +493,47 @@ func holdable(raw []byte) bool {
 	return true
 }
 
-// known lists the keys of an envelope and of params that some part of the gateway or of a server reads.
-var known = [...]string{
-	"jsonrpc", "id", "method", "params", "result", "error",
-	"name", "arguments", "uri", "cursor", "ref", "argument", "context", "_meta", "inputResponses", "requestState",
-	"protocolVersion", "capabilities", "clientInfo", "level", "requestId", "progressToken", "progress", "total", "message", "reason",
-	"notifications", "taskId", "task",
+// The known keys of each level: what some part of the gateway or of a server reads there.
+var (
+	knownMessage = [...]string{ // of the envelope and of params
+		"jsonrpc", "id", "method", "params", "result", "error",
+		"name", "arguments", "uri", "cursor", "ref", "argument", "context", "_meta", "inputResponses", "requestState",
+		"protocolVersion", "capabilities", "clientInfo", "level", "requestId", "progressToken", "progress", "total", "message", "reason",
+		"notifications", "taskId", "task",
+	}
+	knownMeta = [...]string{
+		"io.modelcontextprotocol/protocolVersion", "io.modelcontextprotocol/clientCapabilities", "io.modelcontextprotocol/clientInfo",
+		"io.modelcontextprotocol/serverInfo", "io.modelcontextprotocol/logLevel", "io.modelcontextprotocol/subscriptionId",
+		"progressToken", "traceparent",
+	}
+	knownRef = [...]string{"type", "name", "uri"}
+)
+
+// known lists the keys of a level whose spelling matters.
+func (l level) known() []string {
+	switch l {
+	case envelope, params:
+		return knownMessage[:]
+	case meta:
+		return knownMeta[:]
+	case ref:
+		return knownRef[:]
+	}
+	return nil
 }
 
 // nearly returns the known key that name equals only when case is folded, or "". Parsers that match without regard to case (Go's encoding/json is one)
 // would read such a member as the known one, and even a key outside ASCII folds to one: U+212A, the Kelvin sign, to k.
-func nearly(name []byte) string {
-	near := ""
+func nearly(name []byte, known []string) string {
 	for _, k := range known {
 		if string(name) == k {
 			return ""
 		}
+	}
+	for _, k := range known {
 		if bytes.EqualFold(name, []byte(k)) {
-			near = k
+			return k
 		}
 	}
-	return near
+	return ""
 }

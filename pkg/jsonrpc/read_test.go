@@ -34,7 +34,7 @@ func refused(t *testing.T, body string, l jsonrpc.Limits) *jsonrpc.Error {
 
 func TestReadIndexes(t *testing.T) {
 	const body = ` {"id" : 9007199254740993, "x":1.0, "jsonrpc":"2.0","method":"tools\/call",
-		"params":{"na\u006de":"git_log","arguments":{"max_count":5,"käse":[{}]},"_meta":{"a/b":null},"z":{}}}` + "\n"
+		"params":{"na\u006de":"git_log","arguments":{"max_count":5,"käse":[{}]},"_meta":{"a/b":null},"ref":{"type":"ref\/prompt","n\u0061me":"greet"},"z":{}}}` + "\n"
 	m := read(t, body)
 	if m.Kind != jsonrpc.Request || m.Method != "tools/call" || string(m.ID) != "9007199254740993" || string(m.Body) != body {
 		t.Errorf("kind %v, method %q, id %s", m.Kind, m.Method, m.ID)
@@ -53,9 +53,10 @@ func TestReadIndexes(t *testing.T) {
 		o    jsonrpc.Object
 		want []string
 	}{
-		{"params", m.Params, []string{`name="git_log"`, `arguments={"max_count":5,"käse":[{}]}`, `_meta={"a/b":null}`, `z={}`}},
+		{"params", m.Params, []string{`name="git_log"`, `arguments={"max_count":5,"käse":[{}]}`, `_meta={"a/b":null}`, `ref={"type":"ref\/prompt","n\u0061me":"greet"}`, `z={}`}},
 		{"arguments", m.Arguments, []string{`max_count=5`, `käse=[{}]`}},
 		{"_meta", m.Meta, []string{`a/b=null`}},
+		{"ref", m.Ref, []string{`type="ref\/prompt"`, `name="greet"`}},
 	} {
 		if d := cmp.Diff(c.want, members(c.o)); d != "" {
 			t.Errorf("%s: %s", c.name, d)
@@ -98,7 +99,7 @@ func TestReadAccepts(t *testing.T) {
 		{"error with a null id", `{"jsonrpc":"2.0","id":null,"error":{"code":1,"message":"m"}}`, jsonrpc.Response, ""},
 		{"exponent", `{"jsonrpc":"2.0","method":"m","params":{"n":[1e308,1E-308,1e+0000308,0.5e-1]}}`, jsonrpc.Notification, ""},
 		{"depth 64", `{"jsonrpc":"2.0","method":"m","params":{"n":` + nested(62) + `}}`, jsonrpc.Notification, ""},
-		{"case of a key in arguments", `{"jsonrpc":"2.0","method":"m","params":{"arguments":{"Name":1,"name":2},"_meta":{"ID":1}}}`, jsonrpc.Notification, ""},
+		{"case of a key in arguments", `{"jsonrpc":"2.0","method":"m","params":{"arguments":{"Name":1,"name":2},"_meta":{"ID":1,"Type":2},"ref":{"ID":1,"Title":2,"title":3}}}`, jsonrpc.Notification, ""},
 		{"unlike any known key", `{"jsonrpc":"2.0","method":"m","x":1,"X":2,"params":{"foo":1,"FOO":2,"":3}}`, jsonrpc.Notification, ""},
 		{"surrogate pair", `{"jsonrpc":"2.0","method":"m","params":{"\ud83d\ude00":"\ud83d\ude00"}}`, jsonrpc.Notification, ""},
 	} {
@@ -214,6 +215,7 @@ func TestReadRefuses(t *testing.T) {
 	for _, v := range []string{`null`, `[]`, `1`, `"{}"`, `false`} {
 		rows = append(rows,
 			row{"params " + v, params(v), jsonrpc.Invalid, "7", "params must be an object"},
+			row{"ref " + v, params(`{"ref":` + v + `}`), jsonrpc.Invalid, "7", "params.ref must be an object"},
 			row{"_meta " + v, params(`{"_meta":` + v + `}`), jsonrpc.Invalid, "7", "params._meta must be an object"},
 			row{"arguments " + v, params(`{"arguments":` + v + `}`), jsonrpc.Invalid, "7", "params.arguments must be an object"})
 	}
@@ -224,6 +226,16 @@ func TestReadRefuses(t *testing.T) {
 			row{"case of " + key, pre + `"` + other + `":{}}`, jsonrpc.Invalid, "7", fmt.Sprintf("key %q at byte 37 differs from %q only in case", other, key)},
 			row{"case of params." + key, params(`{"` + other + `":{}}`), jsonrpc.Invalid, "7", fmt.Sprintf("%q", key)})
 	}
+	for level, known := range map[string][]string{"ref": refKeys, "_meta": metaKeys} {
+		for _, key := range known {
+			other := strings.ToUpper(key[:len(key)-1]) + key[len(key)-1:]
+			msg := fmt.Sprintf("key %q at byte 56 differs from %q only in case", other, key)
+			for _, body := range []string{`{"` + other + `":1}`, `{"` + other + `":1,"` + key + `":2}`} {
+				rows = append(rows, row{"case of " + level + "." + key, `{"jsonrpc":"2.0","id":7,"method":"m","params":{` + fmt.Sprintf("%7s", `"`+level+`"`) + `:` + body + `}}`, jsonrpc.Invalid, "7", msg})
+			}
+		}
+	}
+	rows = append(rows, row{"Kelvin sign in _meta", params(`{"_meta":{"progressTo\u212aen":1}}`), jsonrpc.Invalid, "7", `"progressToken"`})
 	for _, c := range rows {
 		t.Run(c.name, func(t *testing.T) {
 			e := refused(t, c.body, jsonrpc.Limits{})

@@ -39,12 +39,16 @@ func AppendString(dst []byte, s string) []byte {
 
 // Result returns a response with the given JSON texts. An empty id is written as null, an empty result as {}.
 func Result(id, result []byte) []byte {
+	return AppendResult(make([]byte, 0, len(start)+len("null")+len(id)+len(`,"result":{}}`)+len(result)), id, result)
+}
+
+// AppendResult appends what Result returns.
+func AppendResult(dst, id, result []byte) []byte {
 	if len(result) == 0 {
 		result = []byte("{}")
 	}
-	b := head(id, len(`,"result":}`)+len(result))
-	b = append(append(b, `,"result":`...), result...)
-	return append(b, '}')
+	dst = append(append(appendHead(dst, id), `,"result":`...), result...)
+	return append(dst, '}')
 }
 
 // Failure returns an error response. An empty id is written as null; empty data is left out; id and data are JSON texts, message is plain text.
@@ -60,11 +64,17 @@ func Failure(id []byte, code int, message string, data []byte) []byte {
 	return append(b, "}}"...)
 }
 
+// start begins every response.
+const start = `{"jsonrpc":"2.0","id":`
+
 // head starts a response, with room for more bytes after the id.
 func head(id []byte, more int) []byte {
+	return appendHead(make([]byte, 0, len(start)+len("null")+len(id)+more), id)
+}
+
+func appendHead(dst, id []byte) []byte {
 	if len(id) == 0 {
 		id = []byte("null")
 	}
-	const start = `{"jsonrpc":"2.0","id":`
-	return append(append(make([]byte, 0, len(start)+len(id)+more), start...), id...)
+	return append(append(dst, start...), id...)
 }

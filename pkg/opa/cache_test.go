@@ -212,7 +212,7 @@ func TestConcurrentUse(t *testing.T) {
 			for n := range 200 {
 				i := items[(n*7+g)%len(items)]
 				q := call(i, fmt.Sprintf(`{"max_count":%d}`, n%60), role)
-				visible := e.Visible(t.Context(), q)
+				visible := see(t, e, q)
 				if r := e.Decide(t.Context(), q); r.Err != nil || r.Effect == policy.Allow && !visible {
 					t.Errorf("%s %s: %+v, visible %v", role, i.Name, r, visible)
 				}
@@ -243,7 +243,7 @@ func thousand() []*catalog.Item {
 
 func list(t testing.TB, e *Engine, items []*catalog.Item, roles ...string) (shown int) {
 	for _, i := range items {
-		if e.Visible(t.Context(), call(i, "", roles...)) {
+		if see(t, e, call(i, "", roles...)) {
 			shown++
 		}
 	}

@@ -167,7 +167,7 @@ func (e *Engine) evaluate(ctx context.Context, q *question, input *ast.Term) (va
 		limit = min(limit, time.Until(deadline))
 	}
 	if err := ctx.Err(); err != nil || limit <= 0 {
-		return nil, errors.Join(errors.New("no time left"), err)
+		return nil, errors.Join(policy.ErrTimeout, err)
 	}
 	e.evaluations.Add(1)
 	cancel := topdown.NewCancel()
@@ -187,9 +187,17 @@ func (e *Engine) evaluate(ctx context.Context, q *question, input *ast.Term) (va
 			return nil
 		})
 	if err != nil {
-		return nil, err
+		return nil, timely(ctx, err)
 	}
 	return value, nil
+}
+
+// timely marks the error of an evaluation that was ended for its time.
+func timely(ctx context.Context, err error) error {
+	if topdown.IsCancel(err) || ctx.Err() != nil || errors.Is(err, context.DeadlineExceeded) {
+		return errors.Join(policy.ErrTimeout, err)
+	}
+	return err
 }
 
 // readRuling takes apart the object that an entry point gives. What it does not know it refuses: an obligation is a condition.

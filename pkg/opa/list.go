@@ -3,6 +3,7 @@ package opa
 import (
 	"context"
 	"crypto/sha256"
+	"fmt"
 
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/rego"
@@ -36,28 +37,29 @@ func (e *Engine) listKey(q *policy.Question, w *scratch) ([32]byte, error) {
 	return sha256.Sum256(b), err
 }
 
-// Visible says whether some call of the item may be allowed or asked about, as far as can be told without the arguments.
-func (e *Engine) Visible(ctx context.Context, q *policy.Question) (visible bool) {
+// Visible says whether some call of the item may be allowed or asked about, as far as can be told without the arguments. Where anything
+// fails nothing is known: false, and the error.
+func (e *Engine) Visible(ctx context.Context, q *policy.Question) (visible bool, err error) {
 	w := scratches.Get().(*scratch)
 	defer func() {
-		if recover() != nil { // hidden, as every call would be refused
-			visible = false
+		if p := recover(); p != nil {
+			visible, err = false, fmt.Errorf("policy panicked: %v", p)
 			return
 		}
 		w.release()
 	}()
 	if q.Subject == nil || q.Item == nil {
-		return false
+		return false, errIncomplete
 	}
 	var key [32]byte
 	if e.reusable {
 		caller, err := e.listKey(q, w)
 		if err != nil {
-			return false
+			return false, err
 		}
 		b, err := e.appendItem(append(w.key[:0], caller[:]...), q.Item, w)
 		if err != nil {
-			return false
+			return false, err
 		}
 		b = append(b, byte(q.Item.Kind)) // says what is unknown
 		if q.Item.Kind == catalog.Resource && e.selection.read[resourceURI] {
@@ -66,40 +68,38 @@ func (e *Engine) Visible(ctx context.Context, q *policy.Question) (visible bool)
 		w.key = b
 		key = sha256.Sum256(b)
 		if visible, ok := e.views.GetIfPresent(key); ok {
-			return visible
+			return visible, nil
 		}
 	}
 	input, err := e.selection.input(q, w, true)
 	if err != nil {
-		return false
+		return false, err
 	}
-	visible, keep := e.visible(ctx, q.Item.Kind, input)
-	if keep && e.reusable {
+	if visible, err = e.visible(ctx, q.Item.Kind, input); err != nil {
+		return false, err
+	}
+	if e.reusable {
 		e.views.Set(key, visible)
 	}
-	return visible
+	return visible, nil
 }
 
-// visible asks first what does not depend on the unknown: that is a plain evaluation, and it usually decides. An error there is
-// one that every call would meet, so it hides. Where partial evaluation fails nothing is known, so the item shows. keep is false
-// if anything failed.
-func (e *Engine) visible(ctx context.Context, kind catalog.Kind, input *ast.Term) (visible, keep bool) {
+// visible asks first what does not depend on the unknown: that is a plain evaluation, and it usually decides.
+func (e *Engine) visible(ctx context.Context, kind catalog.Kind, input *ast.Term) (bool, error) {
 	what, unknowns := withArguments, argumentsUnknown
 	if kind == catalog.Template {
 		what, unknowns = withURI, uriUnknown
 	}
 	if !e.ruling.unknown[what] {
 		m, err := e.rule(ctx, input)
-		return err == nil && m.effect != policy.Deny, err == nil
+		return err == nil && m.effect != policy.Deny, err
 	}
-	keep = true
-	possible := func(q *question) bool {
+	possible := func(q *question) (bool, error) {
 		queries, err := e.partially(ctx, q, input, unknowns)
-		keep = keep && err == nil
-		return err != nil || len(queries) > 0
+		return len(queries) > 0, err
 	}
 	if !e.main {
-		return possible(e.ruling), keep
+		return possible(e.ruling)
 	}
 
 	open, maybe := false, false
@@ -110,34 +110,40 @@ func (e *Engine) visible(ctx context.Context, kind catalog.Kind, input *ast.Term
 		}
 		t, err := e.evaluate(ctx, q, input)
 		if err != nil {
-			return false, false
+			return false, err
 		}
 		open = open || t != nil
 	}
 	if !open && !maybe {
-		return false, true
+		return false, nil
 	}
 	if !e.deny.unknown[what] {
 		if t, err := e.evaluate(ctx, e.deny, input); err != nil || t != nil {
-			return false, err == nil
+			return false, err
 		}
 	}
-	if !open {
-		open = e.allow.unknown[what] && possible(e.allow) || e.ask.unknown[what] && possible(e.ask)
-	}
-	if !open {
-		return false, keep
-	}
-	if e.deny.unknown[what] {
-		queries, err := e.partially(ctx, e.deny, input, unknowns)
-		keep = keep && err == nil
-		for _, body := range queries {
-			if len(body) == 0 { // true whatever the arguments are
-				return false, keep
-			}
+	for _, q := range []*question{e.allow, e.ask} {
+		if open || !q.unknown[what] {
+			continue
+		}
+		var err error
+		if open, err = possible(q); err != nil {
+			return false, err
 		}
 	}
-	return true, keep
+	if !open || !e.deny.unknown[what] {
+		return open, nil
+	}
+	queries, err := e.partially(ctx, e.deny, input, unknowns)
+	if err != nil {
+		return false, err
+	}
+	for _, body := range queries {
+		if len(body) == 0 { // true whatever the arguments are
+			return false, nil
+		}
+	}
+	return true, nil
 }
 
 // partially evaluates a query as far as the unknown allows. What it returns are the conditions that are left, each of which would
@@ -148,7 +154,7 @@ func (e *Engine) partially(ctx context.Context, q *question, input *ast.Term, un
 	defer cancel()
 	r, err := q.partial.Partial(ctx, rego.EvalParsedInput(input.Value), rego.EvalParsedUnknowns(unknowns), rego.EvalTransaction(e.txn))
 	if err != nil {
-		return nil, err
+		return nil, timely(ctx, err)
 	}
 	return r.Queries, nil
 }

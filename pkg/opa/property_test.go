@@ -42,13 +42,16 @@ func TestProperties(t *testing.T) {
 			count.policies++
 			for range 5 {
 				q := someQuestion(t, items)
-				visible := e.Visible(t.Context(), q)
+				visible := see(t, e, q)
 				input, err := e.selection.input(q, new(scratch), true)
 				if err != nil {
 					t.Fatal(err)
 				}
-				fresh, _ := e.visible(t.Context(), q.Item.Kind, input)
-				if again := e.Visible(t.Context(), q); visible != fresh || again != visible {
+				fresh, err := e.visible(t.Context(), q.Item.Kind, input)
+				if err != nil {
+					fresh = false
+				}
+				if again := see(t, e, q); visible != fresh || again != visible {
 					t.Fatalf("visible: first %v, again %v, without cache %v\n%s\n%s", visible, again, fresh, source, fullInput(t, q))
 				}
 				what := withArguments

@@ -9,6 +9,7 @@ package policy
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"time"
 
@@ -84,6 +85,9 @@ func (r Ruling) Public() string {
 	return strings.Join(messages, "; ")
 }
 
+// ErrTimeout says that an evaluation had no time to end: another time it may. Every other error of an engine is the policy's own.
+var ErrTimeout = errors.New("the policy had no time to rule")
+
 // Engine answers questions. Every method is safe for concurrent use, and an engine never changes its mind: new policy is a new
 // engine. The context bounds how long an answer may take; whatever goes wrong is a refusal, never a yes.
 type Engine interface {
@@ -91,8 +95,9 @@ type Engine interface {
 	Decide(ctx context.Context, q *Question) Ruling
 
 	// Visible says whether the item of the question is shown to its subject. Arguments are unknown and so is the URI of a
-	// template: what the question holds of them is ignored. False means that every call of the item is refused.
-	Visible(ctx context.Context, q *Question) bool
+	// template: what the question holds of them is ignored. False means that every call of the item is refused. With an error nothing
+	// is known: the item is not to be shown, and the answer not to be remembered.
+	Visible(ctx context.Context, q *Question) (bool, error)
 
 	// ListKey digests everything but the item that Visible reads: with an equal key and the same item, the answer is the same,
 	// from this engine and from any other with the same revision. ok is false if answers must not be reused at all. The item of

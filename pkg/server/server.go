@@ -16,6 +16,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -55,6 +56,9 @@ type Options struct {
 	// measures what each part costs.
 	NoGuard, NoAccessLog bool
 }
+
+// gcPercent is how much of its live memory the gateway may take again before garbage is collected.
+const gcPercent = 200
 
 // Server is a running gateway.
 type Server struct {
@@ -263,6 +267,9 @@ func (s *Server) run(ctx context.Context, c *config.Config) (err error) {
 			return err
 		}
 	}
+	// What starting has left behind is given back; from here on memory is traded for fewer collections, which cost a sixth of an exchange.
+	debug.FreeOSMemory()
+	defer debug.SetGCPercent(debug.SetGCPercent(gcPercent))
 	fmt.Fprintln(s.opts.Out, "ready "+s.urls(ctx))
 
 	err = s.reloads(ctx)
@@ -277,6 +284,10 @@ const maxMessage = 64<<20 + 1<<20
 // serveSockets opens the sockets on which Envoy finds us, and the operator.
 func (s *Server) serveSockets(c *configv1.Config) error {
 	g := grpc.NewServer(
+		// Goroutines that are kept have grown their stacks; a new one for each exchange would copy it anew. More exchanges at once than
+		// these get goroutines of their own.
+		grpc.NumStreamWorkers(64),
+		grpc.WriteBufferSize(256<<10), // a long list leaves in one write
 		grpc.MaxRecvMsgSize(maxMessage),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
 	)

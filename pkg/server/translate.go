@@ -12,6 +12,8 @@ import (
 	"strings"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
 	"github.com/mcpgw/mcpgw/pkg/catalog"
 	"github.com/mcpgw/mcpgw/pkg/config"
 	"github.com/mcpgw/mcpgw/pkg/gateway"
@@ -194,7 +196,10 @@ func settings(c *config.Config, version string) (*gateway.Settings, error) {
 		out.Endpoints[e.Name] = ge
 	}
 	for _, s := range p.Servers {
-		gs := &gateway.Server{Name: s.Name, ForwardHeaders: map[string]bool{}}
+		gs := &gateway.Server{
+			Name: s.Name, Version: digest(s), ForwardHeaders: map[string]bool{},
+			CallIdle: or(s.Timeouts.GetCallIdle().AsDuration(), p.Limits.GetCallIdle().AsDuration()),
+		}
 		for _, h := range s.GetHttp().GetForwardHeaders() {
 			gs.ForwardHeaders[strings.ToLower(h)] = true
 		}
@@ -215,6 +220,16 @@ func routes(c *configv1.Config) gateway.Routes {
 	sum := sha256.Sum256([]byte(strings.Join(names, "\n")))
 	r.Version = hex.EncodeToString(sum[:4])
 	return r
+}
+
+// digest changes with anything that is configured of a server.
+func digest(s *configv1.Server) string {
+	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(s)
+	if err != nil { // only text that is not UTF-8 can do that, and the configuration was checked
+		panic(err)
+	}
+	sum := sha256.Sum256(b)
+	return hex.EncodeToString(sum[:6])
 }
 
 func sorted[V any](m map[string]V) []string {

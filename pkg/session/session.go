@@ -40,6 +40,7 @@ type Session struct {
 type Upstream struct {
 	ID       string       // the server's Mcp-Session-Id; empty when the server gave none. Never shown to the client
 	Revision mcp.Revision // as negotiated with that server
+	Of       string       // version of the server's configuration then
 }
 
 // New makes a session with a fresh id that lasts for ttl at most; the caller fills in what the client said before Store.Create.
@@ -63,7 +64,7 @@ var (
 func (s *Session) Size() int {
 	n := 512 + len(s.ID) + len(s.Principal) + len(s.Endpoint) + len(s.ClientCapabilities) + len(s.ClientInfo) + len(s.LogLevel)
 	for name, u := range s.Upstream {
-		n += 96 + len(name) + len(u.ID)
+		n += 112 + len(name) + len(u.ID) + len(u.Of)
 	}
 	return n
 }

@@ -3,7 +3,6 @@ package xds
 import (
 	"slices"
 	"strings"
-	"time"
 
 	xdscorev3 "github.com/cncf/xds/go/xds/core/v3"
 	matchv3 "github.com/cncf/xds/go/xds/type/matcher/v3"
@@ -43,7 +42,8 @@ func (b *builder) ingressHost() *routev3.VirtualHost {
 			Action: &routev3.Route_Route{Route: &routev3.RouteAction{
 				ClusterSpecifier: &routev3.RouteAction_Cluster{Cluster: Broker},
 				Timeout:          duration(0),
-				IdleTimeout:      duration(5 * time.Minute),
+				// The broker knows how long each server may be silent, and its JSON answer may be silent for a whole call.
+				IdleTimeout: duration(0),
 			}},
 		}),
 	}
@@ -116,6 +116,14 @@ func (b *builder) forwarded() []string {
 	})
 }
 
+// added is what the egress connection manager writes of its own accord and no server on the direct lane gets to see.
+func added(s Server) []string {
+	if s.forwards("x-forwarded-proto") {
+		return nil
+	}
+	return []string{"x-forwarded-proto"}
+}
+
 // unforwarded are those that none wants.
 func (b *builder) unforwarded() []string {
 	wanted := b.forwarded()
@@ -127,8 +135,9 @@ func (b *builder) egressHost() *routev3.VirtualHost {
 	actions := map[string]*matchv3.Matcher_OnMatch{}
 	for _, s := range b.Servers {
 		r := &routev3.Route{
-			Name:  "egress/" + s.Name,
-			Match: &routev3.RouteMatch{PathSpecifier: prefix("/")},
+			Name:                   "egress/" + s.Name,
+			Match:                  &routev3.RouteMatch{PathSpecifier: prefix("/")},
+			RequestHeadersToRemove: added(s),
 			Action: &routev3.Route_Route{Route: b.towards(s, func(a *routev3.RouteAction) {
 				a.IdleTimeout = duration(0)
 				if s.Sticky {

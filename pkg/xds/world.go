@@ -147,6 +147,8 @@ const (
 const (
 	// MetadataListener is the gRPC metadata key under which each ext_proc stream names its listener.
 	MetadataListener = "x-mcpgw-listener"
+	// MetadataAddress is that for the client's IP address.
+	MetadataAddress = "x-mcpgw-address"
 	// Metadata is the dynamic metadata namespace that ext_proc writes; Outcomes is the one the response script writes.
 	Metadata = "mcpgw"
 	Outcomes = "mcpgw_resp"
