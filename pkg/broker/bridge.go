@@ -82,7 +82,7 @@ func (c *call) bridgeResponse(ctx context.Context, resp *http.Response) {
 		b, err := readAll(resp.Body, c.b.MaxEvent)
 		if err == nil {
 			var m *jsonrpc.Message
-			if m, err = jsonrpc.Read(b, jsonrpc.Limits{Depth: maxDepth}); err == nil && !unauthorized(resp.StatusCode) && resp.StatusCode < 500 {
+			if m, err = jsonrpc.Read(b, jsonrpc.Limits{Depth: maxDepth}); err == nil && !unauthorized(resp.StatusCode) && !down(resp.StatusCode) {
 				if b, err = c.mine(m); err == nil {
 					if m.Result.Exists() {
 						b = c.toLegacy(m)

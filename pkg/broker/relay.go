@@ -108,7 +108,7 @@ func (c *call) relayResponse(ctx context.Context, resp *http.Response) {
 				b, err = c.mine(m)
 			}
 		}
-		if err != nil || unauthorized(resp.StatusCode) || resp.StatusCode >= 500 {
+		if err != nil || unauthorized(resp.StatusCode) || down(resp.StatusCode) {
 			c.fail(gateway.Upstream(c.p.Server, c.reasonOf(ctx, resp.StatusCode)).Wrap(err))
 			return
 		}
@@ -291,6 +291,11 @@ func mediaType(r *http.Response) string {
 	return t
 }
 
+// down reports whether a status says that nobody served the request, whatever stands in the body.
+func down(status int) bool {
+	return status == http.StatusBadGateway || status == http.StatusServiceUnavailable || status == http.StatusGatewayTimeout
+}
+
 func unauthorized(status int) bool {
 	return status == http.StatusUnauthorized || status == http.StatusForbidden
 }
@@ -308,7 +313,7 @@ func reasonOf(status int) string {
 	switch {
 	case unauthorized(status):
 		return "unauthorized"
-	case status == http.StatusBadGateway, status == http.StatusServiceUnavailable, status == http.StatusGatewayTimeout:
+	case down(status):
 		return "unavailable"
 	}
 	return "not_mcp"

@@ -264,16 +264,20 @@ func agree(t interface{ Fatalf(string, ...any) }, body []byte) {
 	args, _ := want.find("arguments")
 	in, _ = args.value.(object)
 	indexed(m.Arguments, in)
-	cloned(t, m)
+	cloned(t, bytes.Clone(body))
 }
 
-// cloned fails unless a clone of m is what a fresh reading of its body gives, and shares no byte with m. It destroys m's body.
-func cloned(t interface{ Fatalf(string, ...any) }, m *jsonrpc.Message) {
-	c := m.Clone()
-	fresh, err := jsonrpc.Read(bytes.Clone(m.Body), jsonrpc.Limits{})
+// cloned fails unless a clone of the message in body is what a fresh reading gives, and shares no byte with it. It destroys body.
+func cloned(t interface{ Fatalf(string, ...any) }, body []byte) {
+	fresh, err := jsonrpc.Read(bytes.Clone(body), jsonrpc.Limits{})
 	if err != nil {
-		t.Fatalf("Read(%q) a second time: %v", m.Body, err)
+		t.Fatalf("Read(%q) a second time: %v", body, err)
 	}
+	m, err := jsonrpc.Read(body, jsonrpc.Limits{})
+	if err != nil {
+		t.Fatalf("Read(%q) a third time: %v", body, err)
+	}
+	c := m.Clone()
 	for i := range m.Body {
 		m.Body[i] ^= 0xff
 	}

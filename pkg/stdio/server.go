@@ -238,15 +238,17 @@ func (s *Server) Run(ctx context.Context) error {
 // supervise keeps the shared child running, or, where each session has its own, finds the era and leaves.
 func (s *Server) supervise(ctx context.Context) {
 	probe, wait := true, leastBackoff
+	modern := false // the child has spoken modern once: one that speaks both eras must not come back in the other after a start that went wrong
 	for ctx.Err() == nil {
 		began := time.Now()
 		f, l, unanswered, err := s.start(ctx, probe)
 		if err != nil {
 			// A child that the probe brought down may live if it is not probed, and the other way round.
-			probe = !probe
+			probe = modern || !probe
 			s.failed(fmt.Errorf("start: %w", err))
 		} else {
-			probe = !unanswered
+			modern = modern || f.modern()
+			probe = modern || !unanswered
 			if f.link == nil {
 				s.turn(f)
 				l.stop()

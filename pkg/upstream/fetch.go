@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"slices"
 	"strconv"
 	"time"
@@ -86,6 +87,10 @@ func fatal(err error) bool {
 	var e *Error
 	if !errors.As(err, &e) {
 		return false
+	}
+	switch e.Status {
+	case http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout: // a proxy's word for it, or a server that starts
+		return true
 	}
 	return e.Reason == Timeout || e.Reason == Unauthorized || e.Reason == Unavailable && e.Status == 0
 }

@@ -34,18 +34,18 @@ type judge struct {
 	extprocv3.UnimplementedExternalProcessorServer
 	listener atomic.Value // what the stream said it came from
 	head     sync.Map     // last request's headers
-	source   atomic.Value
+	address  atomic.Value // the client's, as the stream said
 }
 
 func (j *judge) Process(g extprocv3.ExternalProcessor_ProcessServer) error {
 	if md, ok := metadata.FromIncomingContext(g.Context()); ok {
 		j.listener.Store(strings.Join(md.Get(MetadataListener), ","))
+		j.address.Store(strings.Join(md.Get(MetadataAddress), ","))
 	}
 	req, err := g.Recv()
 	if err != nil {
 		return err
 	}
-	j.source.Store(fmt.Sprint(req.GetAttributes()["envoy.filters.http.ext_proc"].GetFields()["source.address"].GetStringValue()))
 	head := map[string]string{}
 	for _, h := range req.GetRequestHeaders().GetHeaders().GetHeaders() {
 		head[h.Key] = string(h.RawValue)
@@ -111,6 +111,7 @@ type logSink struct {
 	alsv3.UnimplementedAccessLogServiceServer
 	entries atomic.Int64
 	last    atomic.Value // the newest record, as text
+	byAgent sync.Map     // what the response script wrote, by the request's user-agent
 }
 
 func (s *logSink) StreamAccessLogs(g alsv3.AccessLogService_StreamAccessLogsServer) error {
@@ -121,6 +122,7 @@ func (s *logSink) StreamAccessLogs(g alsv3.AccessLogService_StreamAccessLogsServ
 		}
 		for _, e := range m.GetHttpLogs().GetLogEntry() {
 			s.last.Store(e.String())
+			s.byAgent.Store(e.GetRequest().GetUserAgent(), e.GetCommonProperties().GetMetadata().GetFilterMetadata()[Outcomes].AsMap())
 			s.entries.Add(1)
 		}
 	}

@@ -283,8 +283,8 @@ func (b *builder) tracing(t *hcmv3.HttpConnectionManager_Tracing) *hcmv3.HttpCon
 	return t
 }
 
-// accessLog sends one record a request (on egress, one a failure), a few at a time: a message for each would cost more than what it says. What the buffer holds
-// is bounded; 0 would not be.
+// accessLog sends one record a request, on egress one a failure, a few at a time: a message for each would cost more than what it
+// says. What the buffer holds is bounded; 0 would not be.
 func (b *builder) accessLog(name string) []*accesslogv3.AccessLog {
 	if !b.Telemetry.AccessLog {
 		return nil

@@ -40,7 +40,7 @@ func TestHead(t *testing.T) {
 		{name: "foreign Host with our port", headers: []string{"Host: evil.example:" + w.Base[strings.LastIndex(w.Base, ":")+1:]}, want: refusal{403, 403, "null", ""}},
 
 		{name: "unknown path", path: "/nowhere", want: refusal{404, 404, "null", ""}},
-		{name: "unknown path without a credential", path: "/nowhere", key: "-", want: refusal{404, 404, "null", ""}},
+		{name: "unknown path without a credential", path: "/nowhere", key: "-", want: refusal{401, 401, "null", ""}},
 		{name: "root", path: "/", want: refusal{404, 404, "null", ""}},
 		{name: "a server that is none", path: "/mcp/nobody", want: refusal{404, 404, "null", ""}},
 		{name: "a slash more", path: "/mcp/", want: refusal{404, 404, "null", ""}},

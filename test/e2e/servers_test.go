@@ -43,7 +43,7 @@ func TestSickServers(t *testing.T) {
 		{"401 with a challenge", harness.Unauthorized, "unauthorized", ""},
 		{"403", harness.Forbidden, "unauthorized", ""},
 		{"500 with text", harness.Failing, "not_mcp", ""},
-		{"503 without a body", harness.Unavailable, "not_mcp", ""},
+		{"503 without a body", harness.Unavailable, "unavailable", ""},
 		{"JSON that is none", harness.NotJSON, "not_mcp", ""},
 		{"JSON that is cut", harness.CutJSON, "unavailable|not_mcp", "unavailable|not_mcp"},
 		{"a stream that is cut", harness.CutSSE, "unavailable", "cut"},
