@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"io"
-	"log/slog"
 	"os"
 
 	"github.com/spf13/cobra"
@@ -66,21 +65,11 @@ func serve(c *cobra.Command, src *source, envoy bool) error {
 		return err
 	}
 	l := first.Proto.Telemetry.Log
+	log, closeLog := newLog(os.Stderr, l.Level, l.Format)
+	defer closeLog()
 	return server.Run(c.Context(), server.Options{
-		Load: src.load, Version: version(), Log: logger(os.Stderr, l.Level, l.Format), Out: c.OutOrStdout(), Envoy: envoy,
+		Load: src.load, Version: version(), Log: log, Out: c.OutOrStdout(), Envoy: envoy,
 	})
-}
-
-func logger(w io.Writer, level, format string) *slog.Logger {
-	var l slog.Level
-	if err := l.UnmarshalText([]byte(level)); err != nil {
-		l = slog.LevelInfo // the configuration was checked: it cannot be another word
-	}
-	o := &slog.HandlerOptions{Level: l}
-	if format == "json" {
-		return slog.New(slog.NewJSONHandler(w, o))
-	}
-	return slog.New(slog.NewTextHandler(w, o))
 }
 
 func versionCommand() *cobra.Command {

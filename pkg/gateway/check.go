@@ -3,8 +3,9 @@ package gateway
 import (
 	"bytes"
 	"math/big"
+	"slices"
+	"strconv"
 	"strings"
-	"unicode"
 
 	"github.com/go-json-experiment/json/jsontext"
 
@@ -14,33 +15,263 @@ import (
 	"github.com/mcpgw/mcpgw/pkg/mcp"
 )
 
-// check holds a call to what its tool declares: mirrored arguments, spelling of keys, types of what policy reads. Its refusals are told
+// check holds a call to what its item declares: mirrored arguments, spelling of keys, types of what policy reads. Its refusals are told
 // only to a caller who can see the item.
 func (x *Exchange) check(t *target, m *jsonrpc.Message) *fault.Error {
 	item := t.entry.Item
-	if item.Kind != catalog.Tool || m.Method != mcp.MethodToolsCall {
+	switch {
+	case m.Method == mcp.MethodToolsCall && item.Kind == catalog.Tool:
+		if !x.legacy {
+			if f := x.checkMirrored(item, m); f != nil {
+				return f
+			}
+		}
+	case m.Method == mcp.MethodPromptsGet && item.Kind == catalog.Prompt:
+	default:
 		return nil
 	}
-	if !x.legacy {
-		if f := x.checkMirrored(item, m); f != nil {
-			return f
-		}
-	}
-	s := x.Snapshot.shapes[item]
-	if s == nil || len(m.Arguments.Members) == 0 {
+	if len(m.Arguments.Members) == 0 {
 		return nil
 	}
 	names, all := x.Snapshot.Policy.Reads(item)
-	for _, a := range m.Arguments.Members {
-		types, declared := s.types[a.Name]
+	return inspect(x.Snapshot.shapes[item], m.Arguments, names, all)
+}
+
+// inspect makes sure that a server which reads arguments without regard to case, or numbers as float64, reads what policy is going to
+// judge. Policy may read the named arguments and all below them; the shape may be nil. At any depth,
+//   - a key that is not declared must not equal, but for case, a key that is declared beside it (or, at the top, that policy may read);
+//   - where policy may read: values are of the declared types, no two keys of an object are equal but for case, and a number that is no
+//     integer is one that float64 holds.
+func inspect(s *shape, arguments jsonrpc.Object, names []string, all bool) *fault.Error {
+	var nothing shape
+	if s == nil {
+		s = &nothing
+	}
+	var w *walk // made where something must be looked into: plain arguments cost nothing
+	for _, a := range arguments.Members {
+		child, declared := s.props[a.Name]
 		if !declared {
-			if as, ok := s.folded[fold(a.Name)]; ok {
-				return fault.New(fault.BadArguments, "argument %q differs only in case from %q", clip(a.Name, 64), as)
+			child = s.rest
+			if as, near := s.folded[fold(a.Name)]; near {
+				return misspelled(a.Name, as)
 			}
-			continue
 		}
-		if (all || contains(names, a.Name)) && !types.accept(a.Value) {
-			return fault.New(fault.BadArguments, "argument %q must be of type %s", clip(a.Name, 64), types)
+		if !declared || s.twins {
+			if all {
+				w = w.ready()
+				w.note([]byte(a.Name))
+			}
+			for _, n := range names {
+				if n != a.Name && strings.EqualFold(n, a.Name) && (!declared || arguments.Get(n).Exists()) {
+					return misspelled(a.Name, n)
+				}
+			}
+		}
+		judged := all || contains(names, a.Name)
+		if kind := a.Value.Kind(); kind == jsontext.KindBeginObject || kind == jsontext.KindBeginArray {
+			if judged || child != nil && child.deep {
+				w = w.ready()
+				if f := w.enter(a, child, judged); f != nil {
+					return f
+				}
+			}
+		} else if judged {
+			if why := unfit(child, kind, a.Value.Raw); why != "" {
+				return fault.New(fault.BadArguments, "argument %q %s", clip(a.Name, maxPath), why)
+			}
+		}
+	}
+	if w != nil {
+		if twin := w.twin(0); twin != nil {
+			return fault.New(fault.BadArguments, "two arguments differ only in case: %q", clip(string(twin), maxPath))
+		}
+	}
+	return nil
+}
+
+// maxPath is how many bytes of the path to an argument a refusal repeats.
+const maxPath = 128
+
+func misspelled(path, as string) *fault.Error {
+	return fault.New(fault.BadArguments, "argument %q differs only in case from %q", clip(path, maxPath), clip(as, maxPath))
+}
+
+// unfit says why policy cannot judge a value alone, without what is below it; "" if it can.
+func unfit(s *shape, kind jsontext.Kind, raw []byte) string {
+	if s != nil && !s.types.accept(kind, raw) {
+		return "must be of type " + s.types.String()
+	}
+	if kind == jsontext.KindNumber && !double(raw) {
+		return "has more digits than a double holds"
+	}
+	return ""
+}
+
+// walk looks into nested arguments, in one pass.
+type walk struct {
+	d        *jsontext.Decoder
+	src      bytes.Buffer
+	argument string
+	name     []byte   // of a member, where it had to be unquoted
+	folded   []byte   // names of the open objects' members, end to end
+	noted    [][2]int // where in folded they are
+}
+
+func (w *walk) ready() *walk {
+	if w == nil {
+		w = new(walk)
+	}
+	return w
+}
+
+// enter inspects one argument that is an object or array.
+func (w *walk) enter(a jsonrpc.Member, s *shape, judged bool) *fault.Error {
+	w.argument, w.src = a.Name, *bytes.NewBuffer(a.Value.Raw)
+	if w.d == nil {
+		w.d = jsontext.NewDecoder(&w.src, jsontext.AllowDuplicateNames(true)) // the reader found that there are none
+	} else {
+		w.d.Reset(&w.src, jsontext.AllowDuplicateNames(true))
+	}
+	return w.value(s, judged)
+}
+
+// value inspects the next value. Its depth is bounded: the reader read it already.
+func (w *walk) value(s *shape, judged bool) *fault.Error {
+	if !judged && (s == nil || !s.deep) {
+		return w.read(w.d.SkipValue())
+	}
+	kind := w.d.PeekKind()
+	if kind != jsontext.KindBeginObject && kind != jsontext.KindBeginArray {
+		raw, err := w.d.ReadValue()
+		if err != nil {
+			return w.read(err)
+		}
+		return w.judge(s, judged, kind, raw)
+	}
+	if _, err := w.d.ReadToken(); err != nil {
+		return w.read(err)
+	}
+	if f := w.judge(s, judged, kind, nil); f != nil {
+		return f
+	}
+	if kind == jsontext.KindBeginObject {
+		return w.members(s, judged)
+	}
+	var items *shape
+	if s != nil {
+		items = s.items
+	}
+	for w.d.PeekKind() != jsontext.KindEndArray {
+		if f := w.value(items, judged); f != nil {
+			return f
+		}
+	}
+	_, err := w.d.ReadToken()
+	return w.read(err)
+}
+
+// members inspects the members of an object that has been opened.
+func (w *walk) members(s *shape, judged bool) *fault.Error {
+	var nothing shape
+	if s == nil {
+		s = &nothing
+	}
+	first := len(w.noted)
+	for w.d.PeekKind() != jsontext.KindEndObject {
+		raw, err := w.d.ReadValue()
+		if err != nil {
+			return w.read(err)
+		}
+		name := raw[1 : len(raw)-1]
+		if bytes.IndexByte(name, '\\') >= 0 {
+			if w.name, err = jsontext.AppendUnquote(w.name[:0], raw); err != nil {
+				return w.read(err)
+			}
+			name = w.name
+		}
+		child, declared := s.props[string(name)]
+		if !declared {
+			child = s.rest
+		}
+		if !declared || s.twins {
+			folded := w.note(name)
+			if as, near := s.folded[string(folded)]; near && !declared {
+				return misspelled(w.path(), as)
+			}
+			if !judged {
+				w.forget(len(w.noted) - 1)
+			}
+		}
+		if f := w.value(child, judged); f != nil {
+			return f
+		}
+	}
+	if _, err := w.d.ReadToken(); err != nil {
+		return w.read(err)
+	}
+	if twin := w.twin(first); twin != nil {
+		return fault.New(fault.BadArguments, "argument %q has two keys that differ only in case: %q", w.path(), clip(string(twin), maxPath))
+	}
+	return nil
+}
+
+func (w *walk) judge(s *shape, judged bool, kind jsontext.Kind, raw []byte) *fault.Error {
+	if !judged {
+		return nil
+	}
+	if why := unfit(s, kind, raw); why != "" {
+		return fault.New(fault.BadArguments, "argument %q %s", w.path(), why)
+	}
+	return nil
+}
+
+// read is the fault of an error of the decoder. The reader has read the same text, so that there is none.
+func (w *walk) read(err error) *fault.Error {
+	if err == nil {
+		return nil
+	}
+	return fault.New(fault.BadArguments, "argument %q cannot be read", clip(w.argument, maxPath)).Wrap(err)
+}
+
+// path names the value that was read last.
+func (w *walk) path() string {
+	b := []byte(w.argument)
+	for token := range w.d.StackPointer().Tokens() {
+		if len(b) > maxPath {
+			break
+		}
+		b = append(append(b, '.'), token...)
+	}
+	return clip(string(b), maxPath)
+}
+
+// note remembers a name and returns it folded.
+func (w *walk) note(name []byte) []byte {
+	from := len(w.folded)
+	w.folded = appendFold(w.folded, name)
+	w.noted = append(w.noted, [2]int{from, len(w.folded)})
+	return w.folded[from:]
+}
+
+// forget drops the names from the nth on.
+func (w *walk) forget(n int) {
+	if n < len(w.noted) {
+		w.folded, w.noted = w.folded[:w.noted[n][0]], w.noted[:n]
+	}
+}
+
+// twin finds a name that occurs twice among the noted ones from the nth on, and forgets these.
+func (w *walk) twin(n int) []byte {
+	names := w.noted[n:]
+	if len(names) == 0 {
+		return nil
+	}
+	text, from := w.folded, names[0][0]
+	slices.SortFunc(names, func(a, b [2]int) int { return bytes.Compare(text[a[0]:a[1]], text[b[0]:b[1]]) })
+	w.folded, w.noted = w.folded[:from], w.noted[:n]
+	for i := 1; i < len(names); i++ {
+		if a, b := names[i-1], names[i]; bytes.Equal(text[a[0]:a[1]], text[b[0]:b[1]]) {
+			return text[b[0]:b[1]]
 		}
 	}
 	return nil
@@ -121,167 +352,71 @@ func at(o jsonrpc.Object, path []string) jsonrpc.Value {
 	return jsonrpc.Value{}
 }
 
-// types is a set of JSON types.
-type types uint8
-
-const (
-	typeString types = 1 << iota
-	typeInteger
-	typeNumber
-	typeBoolean
-	typeObject
-	typeArray
-	typeNull
-	typeAny = types(0xff)
-)
-
-var typeNames = []struct {
-	name string
-	t    types
-}{{"string", typeString}, {"integer", typeInteger}, {"number", typeNumber}, {"boolean", typeBoolean}, {"object", typeObject}, {"array", typeArray}, {"null", typeNull}}
-
-// String lists the types as a schema spells them.
-func (t types) String() string {
-	var out []string
-	for _, n := range typeNames {
-		if t&n.t != 0 {
-			out = append(out, n.name)
-		}
-	}
-	return strings.Join(out, " or ")
-}
-
-func (t types) accept(v jsonrpc.Value) bool {
-	switch v.Kind() {
-	case jsontext.KindString:
-		return t&typeString != 0
-	case jsontext.KindTrue, jsontext.KindFalse:
-		return t&typeBoolean != 0
-	case jsontext.KindNull:
-		return t&typeNull != 0
-	case jsontext.KindBeginObject:
-		return t&typeObject != 0
-	case jsontext.KindBeginArray:
-		return t&typeArray != 0
-	}
-	if t&typeNumber != 0 {
-		return true
-	}
-	return t&typeInteger != 0 && integral(v.Raw)
-}
-
+// integral reports whether a JSON number is an integer, however it is written.
 func integral(number []byte) bool {
 	if !bytes.ContainsAny(number, ".eE") {
 		return true
 	}
-	r, ok := new(big.Rat).SetString(string(number))
-	return ok && r.IsInt()
+	var buf [maxDigits]byte
+	_, exponent := decimal(buf[:0], number)
+	return exponent >= 0
 }
 
-// shape is what a tool's inputSchema says of its top-level arguments.
-type shape struct {
-	types  map[string]types
-	folded map[string]string // fold(declared name) → declared name
-}
-
-// shapeOf reads an inputSchema's properties. A schema that says nothing of them has no shape.
-func shapeOf(schema []byte) *shape {
-	root, err := jsonrpc.Parse(schema, jsonrpc.Limits{})
+// double reports whether a JSON number is an integer, or a decimal fraction that float64 tells from all others: the shortest text of the
+// float64 is the same decimal. Policy computes with all digits; a server that uses float64 would not see that 10.0000000000000000001 is
+// more than 10.
+func double(number []byte) bool {
+	if len(number) <= 16 && !bytes.ContainsAny(number, "eE") { // up to 15 digits beside the point: always
+		return true
+	}
+	var buf, short [maxDigits]byte
+	var text [32]byte
+	digits, exponent := decimal(buf[:0], number)
+	if exponent >= 0 {
+		return true
+	}
+	f, err := strconv.ParseFloat(string(number), 64)
 	if err != nil {
-		return nil
+		return false
 	}
-	props, err := jsonrpc.Parse(root.Get("properties").Raw, jsonrpc.Limits{})
-	if err != nil || len(props.Members) == 0 {
-		return nil
-	}
-	s := &shape{types: make(map[string]types, len(props.Members)), folded: make(map[string]string, len(props.Members))}
-	for _, p := range props.Members {
-		s.types[p.Name] = typesOf(p.Value.Raw, 0)
-		s.folded[fold(p.Name)] = p.Name
-	}
-	return s
+	held, at := decimal(short[:0], strconv.AppendFloat(text[:0], f, 'e', -1, 64))
+	return at == exponent && bytes.Equal(held, digits)
 }
 
-// typesOf reads type, anyOf and oneOf; whatever else a schema says leaves any type.
-func typesOf(schema []byte, depth int) types {
-	o, err := jsonrpc.Parse(schema, jsonrpc.Limits{})
-	if err != nil || depth > 4 {
-		return typeAny
-	}
-	if t := o.Get("type"); t.Exists() {
-		if s, ok := t.Str(); ok {
-			return named(s)
-		}
-		var set types
-		for _, e := range elements(t.Raw) {
-			s, _ := jsonrpc.Value{Raw: e}.Str()
-			set |= named(s)
-		}
-		return set
-	}
-	for _, k := range []string{"anyOf", "oneOf"} {
-		if v := o.Get(k); v.Exists() {
-			var set types
-			for _, e := range elements(v.Raw) {
-				set |= typesOf(e, depth+1)
+// maxDigits is how many digits the reader lets a number have.
+const maxDigits = 100
+
+// decimal takes a JSON number apart: it is digits times ten to the exponent, but for the sign. digits neither begins nor ends with a
+// zero; of zero there is none.
+func decimal(dst, number []byte) (digits []byte, exponent int) {
+	digits = dst
+	fraction := false
+	for i, c := range number {
+		if c|0x20 == 'e' {
+			e, err := strconv.Atoi(string(number[i+1:]))
+			if err != nil { // the reader bounds it
+				e = 0
 			}
-			return set
+			exponent += e
+			break
 		}
-	}
-	return typeAny
-}
-
-func named(name string) types {
-	for _, n := range typeNames {
-		if n.name == name {
-			return n.t
-		}
-	}
-	return typeAny
-}
-
-// elements splits a JSON array; nil where raw is none.
-func elements(raw []byte) [][]byte {
-	d := jsontext.NewDecoder(bytes.NewReader(raw))
-	if t, err := d.ReadToken(); err != nil || t.Kind() != jsontext.KindBeginArray {
-		return nil
-	}
-	var out [][]byte
-	for d.PeekKind() != jsontext.KindEndArray {
-		v, err := d.ReadValue()
-		if err != nil {
-			return nil
-		}
-		out = append(out, bytes.Clone(v))
-	}
-	return out
-}
-
-// fold maps every spelling that differs only in case to one, as strings.EqualFold would compare them.
-func fold(s string) string {
-	return strings.Map(func(r rune) rune {
-		least := r
-		for f := unicode.SimpleFold(r); f != r; f = unicode.SimpleFold(f) {
-			least = min(least, f)
-		}
-		return least
-	}, s)
-}
-
-// shapesOf reads the shapes of a catalog's tools, keeping those that the world before has read already.
-func shapesOf(c *catalog.Catalog, before map[*catalog.Item]*shape) map[*catalog.Item]*shape {
-	out := map[*catalog.Item]*shape{}
-	for _, v := range c.Views() {
-		for _, e := range v.Entries(catalog.Tool, catalog.Legacy) {
-			if _, done := out[e.Item]; done {
-				continue
+		switch {
+		case c == '.':
+			fraction = true
+		case c >= '0' && c <= '9':
+			if fraction {
+				exponent--
 			}
-			s, ok := before[e.Item]
-			if !ok {
-				s = shapeOf(e.Item.InputSchema)
+			if c != '0' || len(digits) > 0 {
+				digits = append(digits, c)
 			}
-			out[e.Item] = s
 		}
 	}
-	return out
+	for len(digits) > 0 && digits[len(digits)-1] == '0' {
+		digits, exponent = digits[:len(digits)-1], exponent+1
+	}
+	if len(digits) == 0 {
+		exponent = 0
+	}
+	return digits, exponent
 }

@@ -46,11 +46,10 @@ func (x *Exchange) target(m *jsonrpc.Message) (target, *fault.Error) {
 
 // completionTarget reads the prompt or resource template whose argument is to be completed; policy is asked as for its use.
 func completionTarget(m *jsonrpc.Message) (target, *fault.Error) {
-	ref, err := jsonrpc.Parse(m.Params.Get("ref").Raw, jsonrpc.Limits{})
-	if err != nil {
+	if !m.Ref.Exists() {
 		return target{}, fault.New(fault.BadArguments, "params.ref must be an object")
 	}
-	typ, _ := ref.Get("type").Str()
+	typ, _ := m.Ref.Get("type").Str()
 	t, member := target{kind: catalog.Prompt, action: mcp.MethodPromptsGet}, "name"
 	switch typ {
 	case "ref/prompt":
@@ -59,8 +58,7 @@ func completionTarget(m *jsonrpc.Message) (target, *fault.Error) {
 	default:
 		return t, fault.New(fault.BadArguments, "params.ref.type must be ref/prompt or ref/resource")
 	}
-	t.value = ref.Get(member)
-	t.value.Pos += m.Params.Get("ref").Pos
+	t.value = m.Ref.Get(member)
 	var ok bool
 	if t.public, ok = t.value.Str(); !ok || t.public == "" {
 		return t, fault.New(fault.BadArguments, "params.ref.%s must be a string", member)
@@ -101,12 +99,13 @@ func (t *target) unknown() *fault.Error {
 	return fault.New(fault.Unknown, "unknown resource").With(data)
 }
 
-// question is what policy is asked about the target.
+// question is what policy is asked about the target. A member named arguments counts only where the method has one: elsewhere no server
+// reads it, and it must not sway policy.
 func (x *Exchange) question(t *target, m *jsonrpc.Message) *policy.Question {
 	q := x.asks(t.action)
 	q.Item, q.URI = t.entry.Item, t.uri
-	if m.Arguments.Exists() {
-		q.Arguments = m.Arguments.Raw
+	if m.Method == mcp.MethodToolsCall || m.Method == mcp.MethodPromptsGet {
+		q.Arguments = m.Arguments.Raw // nil where absent
 	}
 	return q
 }

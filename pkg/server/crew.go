@@ -26,8 +26,9 @@ func newCrew(ctx context.Context, log *slog.Logger) *crew {
 	return &crew{ctx: ctx, log: log, workers: map[string]*worker{}}
 }
 
-// start runs a worker under a name that is free.
+// start runs a worker under a name; one that has it already is ended first.
 func (c *crew) start(name string, run func(context.Context) error) {
+	c.stop(name)
 	ctx, cancel := context.WithCancel(c.ctx)
 	w := &worker{cancel: cancel, done: make(chan struct{})}
 	c.mu.Lock()

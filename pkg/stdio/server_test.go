@@ -576,6 +576,18 @@ func TestEra(t *testing.T) {
 	}
 }
 
+// A child that speaks both eras must not come back in the other one because a start went wrong in between.
+func TestEraSurvivesAStartThatGoesWrong(t *testing.T) {
+	b := start(t, "hasty", func(o *Options) { o.Env[hastyEnv] = filepath.Join(t.TempDir(), "starts") })
+	if st := b.s.State(); st.Era != "modern" {
+		t.Fatalf("state %+v", st)
+	}
+	b.post(tool(`1`, "crash", ``), "")
+	if st := b.wait("third start", func(st State) bool { return st.Running && st.Restarts == 2 }); st.Era != "modern" {
+		t.Errorf("the child came back as %s\n%s", st.Era, b.log)
+	}
+}
+
 func TestChildOfAnotherProtocol(t *testing.T) {
 	dir := t.TempDir()
 	s := New(Options{Name: "other", Command: os.Args[0], Env: map[string]string{playEnv: "other"}, Socket: filepath.Join(dir, "s")})
