@@ -26,7 +26,7 @@ import (
 	"github.com/mcpgw/mcpgw/pkg/gateway"
 )
 
-// The ends of an exchange. The first seven are the outcome script's words.
+// The ends of an exchange. The first eight are the outcome script's words.
 const (
 	OK           = "ok"           // a result
 	ToolError    = "tool_error"   // a result with isError
@@ -35,6 +35,7 @@ const (
 	Truncated    = "truncated"    // cut within a message
 	Unauthorized = "unauthorized" // the server refused our credential
 	NotMCP       = "not_mcp"      // the server answered something else
+	Unavailable  = "unavailable"  // a status that says that nobody served the request
 
 	Answered = "answered" // the gateway's own reply; whether it refused is the decision's matter
 	Accepted = "accepted" // a 2xx that nobody had to read: to a notification, or to a call of the broker, which reads it itself
@@ -43,7 +44,7 @@ const (
 )
 
 func ends() []string {
-	return []string{OK, ToolError, RPCError, NoResponse, Truncated, Unauthorized, NotMCP}
+	return []string{OK, ToolError, RPCError, NoResponse, Truncated, Unauthorized, NotMCP, Unavailable}
 }
 
 // Decision is what the walk knew of an exchange.

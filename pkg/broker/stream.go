@@ -1,9 +1,7 @@
 package broker
 
 import (
-	"bytes"
 	"context"
-	"io"
 	"net/http"
 	"sync"
 	"time"
@@ -19,7 +17,8 @@ import (
 // settle is how long a stream waits after a change before it looks: several servers that refresh together are told once.
 const settle = 100 * time.Millisecond
 
-func newReader(b []byte) io.Reader { return bytes.NewReader(b) }
+// reading is how long a client may read nothing of a stream before it counts as gone.
+const reading = time.Minute
 
 // out is an event stream to the client. Writes are serialised; a comment line keeps a quiet one alive.
 type out struct {
@@ -27,6 +26,7 @@ type out struct {
 	w    http.ResponseWriter
 	rc   *http.ResponseController
 	gone bool
+	over chan struct{} // closed when the client has gone, or reads nothing any more
 	stop chan struct{}
 	done sync.WaitGroup
 }
@@ -38,7 +38,7 @@ func (c *call) stream() *out {
 	h.Set("cache-control", "no-cache")
 	h.Set("x-accel-buffering", "no")
 	c.w.WriteHeader(http.StatusOK)
-	o := &out{w: c.w, rc: http.NewResponseController(c.w), stop: make(chan struct{})}
+	o := &out{w: c.w, rc: http.NewResponseController(c.w), over: make(chan struct{}), stop: make(chan struct{})}
 	_ = o.rc.Flush() // a client that has gone shows at the first message
 	o.done.Go(func() {
 		t := time.NewTicker(c.b.Keepalive)
@@ -63,8 +63,10 @@ func (o *out) write(b []byte) {
 	if o.gone {
 		return
 	}
+	_ = o.rc.SetWriteDeadline(time.Now().Add(reading)) // every connection has one
 	if _, err := o.w.Write(b); err != nil || o.rc.Flush() != nil {
 		o.gone = true
+		close(o.over)
 	}
 }
 
@@ -168,7 +170,7 @@ func (c *call) listen() {
 	o := c.stream()
 	defer o.close()
 	o.message([]byte(`{"jsonrpc":"2.0","method":"` + mcp.NotifyAcknowledged + `","params":{"notifications":` + string(honoured) + `,` + string(meta) + `}}`))
-	c.watch(nil, func(k catalog.Kind) bool { return want[listChanges[k]] }, func(method string) {
+	c.watch(o.over, func(k catalog.Kind) bool { return want[listChanges[k]] }, func(method string) {
 		o.message([]byte(`{"jsonrpc":"2.0","method":"` + method + `","params":{` + string(meta) + `}}`))
 	})
 	o.message(jsonrpc.Result(c.p.Message.ID, []byte(`{"resultType":"complete",`+string(meta)+`}`)))
@@ -225,6 +227,8 @@ func (c *call) standing() {
 		case <-ctx.Done():
 			return
 		case <-c.b.closing:
+			return
+		case <-o.over:
 			return
 		case <-made:
 		case <-changed:

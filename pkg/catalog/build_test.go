@@ -195,7 +195,7 @@ func TestResolveURI(t *testing.T) {
 	check(c, "test://t/1", "a/test://t/1")
 	check(c, "test://t/9", "b/test://t/9")
 	check(c, "test://t/2", "a/test://t/{id}")
-	check(c, "test://t/a%2Fb", "a/test://t/{id}")
+	check(c, "test://t/a%20b", "a/test://t/{id}")
 	check(c, "test://q", "a/test://q{?x,y}")
 	check(c, "test://q?x=1&y=2", "a/test://q{?x,y}")
 	check(c, "test://t/2/3", "b/test://{+all}")

@@ -77,6 +77,13 @@ func (v *View) Resolve(kind Kind, public string) *Entry {
 
 // ResolveURI finds the resource with this URI, else the first template that the URI matches (RFC 6570). Matching takes
 // time linear in the URI, whose length is bounded, for each template whose literal beginning agrees.
+//
+// Policy judges the text of a URI, and a server may resolve that text to something else: where {+path} matches, so does
+// "../secret", and "%2e%2e" for a server that decodes first. So a template is matched only by a URI in its normal form
+// (RFC 3986, section 6.2.2), and in one spelling where servers differ in what they decode: without dot segments, which an
+// authority must not be either; without an escape of an unreserved character, one in lower-case hexadecimal or one that is
+// cut; without "%2F" and "%5C" before the query; without backslashes, spaces and control characters; and without upper case
+// in what scheme and host add to the template's literal beginning. The exact URI of a resource is found as it is declared.
 func (v *View) ResolveURI(uri string) *Entry {
 	if e := v.names[Resource][uri]; e != nil {
 		return e
@@ -84,12 +91,68 @@ func (v *View) ResolveURI(uri string) *Entry {
 	if len(uri) > maxURI {
 		return nil
 	}
+	upper, ok := normal(uri)
+	if !ok {
+		return nil
+	}
 	for _, e := range v.templates {
-		if strings.HasPrefix(uri, e.literal) && e.pattern.MatchString(uri) {
+		if upper < len(e.literal) && strings.HasPrefix(uri, e.literal) && e.pattern.MatchString(uri) {
 			return e
 		}
 	}
 	return nil
+}
+
+// normal reports whether a URI is spelled as [View.ResolveURI] wants it, but for upper case in scheme and host, of which it
+// says where the last stands; -1 is nowhere.
+func normal(uri string) (upper int, ok bool) {
+	begin, end := 0, len(uri) // of the authority and path
+	if i := strings.IndexAny(uri, ":/?#"); i >= 0 && uri[i] == ':' {
+		begin = i + 1
+	}
+	if i := strings.IndexAny(uri, "?#"); i >= 0 {
+		end = i
+	}
+	for segment := range strings.SplitSeq(uri[begin:end], "/") {
+		if segment == "." || segment == ".." {
+			return 0, false
+		}
+	}
+	host, hostEnd := end, end
+	if after, is := strings.CutPrefix(uri[begin:end], "//"); is {
+		authority, _, _ := strings.Cut(after, "/")
+		hostEnd = begin + len("//") + len(authority)
+		host = hostEnd - len(authority) + strings.LastIndexByte(authority, '@') + 1
+	}
+	upper = -1
+	for i := 0; i < len(uri); i++ {
+		switch c := uri[i]; {
+		case c <= ' ' || c == 0x7f || c == '\\':
+			return 0, false
+		case c == '%':
+			if i+2 >= len(uri) {
+				return 0, false
+			}
+			high, low := strings.IndexByte(hexDigits, uri[i+1]), strings.IndexByte(hexDigits, uri[i+2])
+			if high < 0 || low < 0 {
+				return 0, false
+			}
+			if d := byte(high<<4 | low); unreserved(d) || i < end && (d == '/' || d == '\\') {
+				return 0, false
+			}
+			i += 2
+		case 'A' <= c && c <= 'Z' && (i < begin || host <= i && i < hostEnd):
+			upper = i
+		}
+	}
+	return upper, true
+}
+
+const hexDigits = "0123456789ABCDEF" // of escapes in normal form (RFC 3986, section 6.2.2.1)
+
+// unreserved is the set of RFC 3986, section 2.3.
+func unreserved(c byte) bool {
+	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || strings.IndexByte("-._~", c) >= 0
 }
 
 // Entries lists what clients of the era may see, in the order of lists: servers as configured, items as their server

@@ -47,12 +47,12 @@ func inspect(s *shape, arguments jsonrpc.Object, names []string, all bool) *faul
 	if s == nil {
 		s = &nothing
 	}
-	var w *walk // made where something must be looked into: plain arguments cost nothing
+	var w *inspector // made where something must be looked into: plain arguments cost nothing
 	for _, a := range arguments.Members {
 		child, declared := s.props[a.Name]
 		if !declared {
 			child = s.rest
-			if as, near := s.folded[fold(a.Name)]; near {
+			if as, near := s.near(a.Name); near {
 				return misspelled(a.Name, as)
 			}
 		}
@@ -107,8 +107,8 @@ func unfit(s *shape, kind jsontext.Kind, raw []byte) string {
 	return ""
 }
 
-// walk looks into nested arguments, in one pass.
-type walk struct {
+// inspector looks into nested arguments, in one pass.
+type inspector struct {
 	d        *jsontext.Decoder
 	src      bytes.Buffer
 	argument string
@@ -117,15 +117,15 @@ type walk struct {
 	noted    [][2]int // where in folded they are
 }
 
-func (w *walk) ready() *walk {
+func (w *inspector) ready() *inspector {
 	if w == nil {
-		w = new(walk)
+		w = new(inspector)
 	}
 	return w
 }
 
 // enter inspects one argument that is an object or array.
-func (w *walk) enter(a jsonrpc.Member, s *shape, judged bool) *fault.Error {
+func (w *inspector) enter(a jsonrpc.Member, s *shape, judged bool) *fault.Error {
 	w.argument, w.src = a.Name, *bytes.NewBuffer(a.Value.Raw)
 	if w.d == nil {
 		w.d = jsontext.NewDecoder(&w.src, jsontext.AllowDuplicateNames(true)) // the reader found that there are none
@@ -136,7 +136,7 @@ func (w *walk) enter(a jsonrpc.Member, s *shape, judged bool) *fault.Error {
 }
 
 // value inspects the next value. Its depth is bounded: the reader read it already.
-func (w *walk) value(s *shape, judged bool) *fault.Error {
+func (w *inspector) value(s *shape, judged bool) *fault.Error {
 	if !judged && (s == nil || !s.deep) {
 		return w.read(w.d.SkipValue())
 	}
@@ -171,7 +171,7 @@ func (w *walk) value(s *shape, judged bool) *fault.Error {
 }
 
 // members inspects the members of an object that has been opened.
-func (w *walk) members(s *shape, judged bool) *fault.Error {
+func (w *inspector) members(s *shape, judged bool) *fault.Error {
 	var nothing shape
 	if s == nil {
 		s = &nothing
@@ -215,7 +215,7 @@ func (w *walk) members(s *shape, judged bool) *fault.Error {
 	return nil
 }
 
-func (w *walk) judge(s *shape, judged bool, kind jsontext.Kind, raw []byte) *fault.Error {
+func (w *inspector) judge(s *shape, judged bool, kind jsontext.Kind, raw []byte) *fault.Error {
 	if !judged {
 		return nil
 	}
@@ -226,7 +226,7 @@ func (w *walk) judge(s *shape, judged bool, kind jsontext.Kind, raw []byte) *fau
 }
 
 // read is the fault of an error of the decoder. The reader has read the same text, so that there is none.
-func (w *walk) read(err error) *fault.Error {
+func (w *inspector) read(err error) *fault.Error {
 	if err == nil {
 		return nil
 	}
@@ -234,7 +234,7 @@ func (w *walk) read(err error) *fault.Error {
 }
 
 // path names the value that was read last.
-func (w *walk) path() string {
+func (w *inspector) path() string {
 	b := []byte(w.argument)
 	for token := range w.d.StackPointer().Tokens() {
 		if len(b) > maxPath {
@@ -246,7 +246,7 @@ func (w *walk) path() string {
 }
 
 // note remembers a name and returns it folded.
-func (w *walk) note(name []byte) []byte {
+func (w *inspector) note(name []byte) []byte {
 	from := len(w.folded)
 	w.folded = appendFold(w.folded, name)
 	w.noted = append(w.noted, [2]int{from, len(w.folded)})
@@ -254,14 +254,14 @@ func (w *walk) note(name []byte) []byte {
 }
 
 // forget drops the names from the nth on.
-func (w *walk) forget(n int) {
+func (w *inspector) forget(n int) {
 	if n < len(w.noted) {
 		w.folded, w.noted = w.folded[:w.noted[n][0]], w.noted[:n]
 	}
 }
 
 // twin finds a name that occurs twice among the noted ones from the nth on, and forgets these.
-func (w *walk) twin(n int) []byte {
+func (w *inspector) twin(n int) []byte {
 	names := w.noted[n:]
 	if len(names) == 0 {
 		return nil

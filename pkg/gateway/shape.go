@@ -100,6 +100,15 @@ func (s *shape) seal() {
 	s.deep = len(s.props) > 0
 }
 
+// near finds the declared name that an undeclared one equals but for case.
+func (s *shape) near(name string) (as string, near bool) {
+	if len(s.folded) == 0 {
+		return "", false
+	}
+	as, near = s.folded[fold(name)]
+	return as, near
+}
+
 // shapesOf reads the shapes of a catalog's tools and prompts, keeping those that the world before has read already.
 func shapesOf(c *catalog.Catalog, before map[*catalog.Item]*shape) map[*catalog.Item]*shape {
 	out := map[*catalog.Item]*shape{}
@@ -157,7 +166,7 @@ func shapeOf(text []byte) *shape {
 	r := reading{document: d, steps: maxSteps, shapes: map[string]*shape{}}
 	root := r.shape(r.one(d.root))
 	for n := 0; n < len(r.queue); n++ { // breadth first
-		s, h := r.queue[n].shape, r.head(r.queue[n].rule, 0)
+		s, h := r.queue[n].shape, r.layer(r.queue[n].rule, 0)
 		s.types, s.rest, s.items = h.types, r.shape(h.rest), r.shape(h.items)
 		if len(h.props) > 0 {
 			s.props = make(map[string]*shape, len(h.props))
@@ -184,18 +193,18 @@ func shapeOf(text []byte) *shape {
 
 // A document is a schema's text as a tree, so that references can be followed.
 type document struct {
-	root    *value
-	values  int
+	root    *node
+	nodes   int
 	foreign bool // a part has an identity of its own, so that references need not start at the root
 }
 
-// A value is one JSON value of a document.
-type value struct {
+// A node is one JSON value of a document.
+type node struct {
 	id       int // unique in the document
 	kind     jsontext.Kind
-	text     string            // of a string
-	members  map[string]*value // of an object
-	elements []*value          // of an array
+	text     string           // of a string
+	members  map[string]*node // of an object
+	elements []*node          // of an array
 }
 
 // decode reads a JSON object; nil where text is none.
@@ -211,9 +220,9 @@ func decode(text []byte) *document {
 	return d
 }
 
-func (d *document) read(in *jsontext.Decoder) (*value, error) {
-	d.values++
-	v := &value{id: d.values, kind: in.PeekKind()}
+func (d *document) read(in *jsontext.Decoder) (*node, error) {
+	d.nodes++
+	v := &node{id: d.nodes, kind: in.PeekKind()}
 	t, err := in.ReadToken()
 	if err != nil {
 		return nil, err
@@ -231,7 +240,7 @@ func (d *document) read(in *jsontext.Decoder) (*value, error) {
 		}
 		_, err = in.ReadToken()
 	case jsontext.KindBeginObject:
-		v.members = map[string]*value{}
+		v.members = map[string]*node{}
 		for in.PeekKind() != jsontext.KindEndObject {
 			t, err := in.ReadToken()
 			if err != nil {
@@ -253,7 +262,7 @@ func (d *document) read(in *jsontext.Decoder) (*value, error) {
 }
 
 // resolve finds what a $ref names: a JSON pointer (RFC 6901) from the root. Nil where it is anything else.
-func (d *document) resolve(ref string) *value {
+func (d *document) resolve(ref string) *node {
 	pointer, local := strings.CutPrefix(ref, "#")
 	pointer, err := url.PathUnescape(pointer)
 	if !local || err != nil || d.foreign || pointer != "" && pointer[0] != '/' {
@@ -283,7 +292,7 @@ func (d *document) resolve(ref string) *value {
 // A rule is what a value must fulfil: one schema, all of several rules, or one of several. The nil rule is fulfilled by anything.
 type rule struct {
 	op     byte    // 0, '&' or '|'
-	schema *value  // op 0
+	schema *node   // op 0
 	parts  []*rule // else
 	key    string  // equal for equal rules
 }
@@ -322,7 +331,7 @@ func (r *reading) shape(u *rule) *shape {
 	return s
 }
 
-func (r *reading) one(schema *value) *rule {
+func (r *reading) one(schema *node) *rule {
 	return &rule{schema: schema, key: strconv.Itoa(schema.id)}
 }
 
@@ -376,17 +385,17 @@ func (r *reading) compose(op byte, rules ...*rule) *rule {
 	return u
 }
 
-// A head is a rule's outer layer.
-type head struct {
+// A layer is the outermost part of a rule: what it says of the value itself, and the rules for what is below.
+type layer struct {
 	types       types
 	props       map[string]*rule
 	rest, items *rule
 	free        bool // for one way to fulfil the rule, nothing is said of an object's members
 }
 
-// head opens a rule; nested is how many rules were opened around it.
-func (r *reading) head(u *rule, nested int) head {
-	h := head{types: typeAny, free: true}
+// layer opens a rule; nested is how many rules were opened around it.
+func (r *reading) layer(u *rule, nested int) layer {
+	h := layer{types: typeAny, free: true}
 	if u == nil || nested > maxNested || !r.step(1) {
 		return h
 	}
@@ -394,7 +403,7 @@ func (r *reading) head(u *rule, nested int) head {
 		return r.open(u.schema, nested)
 	}
 	for n, p := range u.parts {
-		switch part := r.head(p, nested+1); {
+		switch part := r.layer(p, nested+1); {
 		case n == 0:
 			h = part
 		case u.op == '&':
@@ -406,9 +415,9 @@ func (r *reading) head(u *rule, nested int) head {
 	return h
 }
 
-// open is the head of one schema.
-func (r *reading) open(s *value, nested int) head {
-	h := head{types: typeAny, props: map[string]*rule{}, free: true}
+// open is the layer of one schema.
+func (r *reading) open(s *node, nested int) layer {
+	h := layer{types: typeAny, props: map[string]*rule{}, free: true}
 	if t := s.members["type"]; t != nil {
 		h.types = typesOf(t)
 	}
@@ -424,19 +433,19 @@ func (r *reading) open(s *value, nested int) head {
 	h.items = r.elements(s)
 	if ref := s.members["$ref"]; ref != nil && r.step(len(ref.text)/8) {
 		if target := r.resolve(ref.text); target != nil {
-			r.meet(&h, r.head(r.one(target), nested+1))
+			r.meet(&h, r.layer(r.one(target), nested+1))
 		}
 	}
 	if all := s.members["allOf"]; all != nil {
 		for _, e := range all.elements {
-			r.meet(&h, r.head(r.one(e), nested+1))
+			r.meet(&h, r.layer(r.one(e), nested+1))
 		}
 	}
 	for _, word := range []string{"anyOf", "oneOf"} {
 		if some := s.members[word]; some != nil && len(some.elements) > 0 {
-			one := r.head(r.one(some.elements[0]), nested+1)
+			one := r.layer(r.one(some.elements[0]), nested+1)
 			for _, e := range some.elements[1:] {
-				r.join(&one, r.head(r.one(e), nested+1))
+				r.join(&one, r.layer(r.one(e), nested+1))
 			}
 			r.meet(&h, one)
 		}
@@ -444,7 +453,7 @@ func (r *reading) open(s *value, nested int) head {
 	return h
 }
 
-func typesOf(t *value) types {
+func typesOf(t *node) types {
 	if t.kind == jsontext.KindString {
 		return named(t.text)
 	}
@@ -459,7 +468,7 @@ func typesOf(t *value) types {
 }
 
 // elements is what the elements of an array fulfil. The places of a tuple are not told apart.
-func (r *reading) elements(s *value) *rule {
+func (r *reading) elements(s *node) *rule {
 	items, tuple := s.members["items"], s.members["prefixItems"]
 	if items != nil && items.kind == jsontext.KindBeginArray { // until draft 2019-09
 		items, tuple = s.members["additionalItems"], items
@@ -477,7 +486,7 @@ func (r *reading) elements(s *value) *rule {
 }
 
 // meet narrows a to what fulfils b as well.
-func (r *reading) meet(a *head, b head) {
+func (r *reading) meet(a *layer, b layer) {
 	if !r.step(len(b.props)) {
 		return
 	}
@@ -506,9 +515,9 @@ func (r *reading) meet(a *head, b head) {
 
 // join widens a to what fulfils b instead. A member that one of them declares, and of which the other does not speak though it speaks of
 // members, stays as declared.
-func (r *reading) join(a *head, b head) {
+func (r *reading) join(a *layer, b layer) {
 	if !r.step(len(b.props)) {
-		*a = head{types: typeAny, free: true}
+		*a = layer{types: typeAny, free: true}
 		return
 	}
 	switch {
@@ -530,7 +539,11 @@ func (r *reading) join(a *head, b head) {
 				a.props[name] = p
 			}
 		}
-		if (b.rest != nil || b.free) && r.step(len(a.props)) {
+		if b.rest != nil || b.free {
+			if !r.step(len(a.props)) {
+				*a = layer{types: typeAny, free: true}
+				return
+			}
 			for name, p := range a.props {
 				if _, done := b.props[name]; !done {
 					a.props[name] = r.either(p, b.rest)

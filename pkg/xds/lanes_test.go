@@ -1,18 +1,22 @@
 package xds
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	"github.com/google/go-cmp/cmp"
 	"google.golang.org/protobuf/types/known/anypb"
 )
 
@@ -200,5 +204,160 @@ func TestForwardHeaders(t *testing.T) {
 				t.Errorf("%s: %s is %q, want %q", server, n, got.Get(n), want)
 			}
 		}
+	}
+}
+
+// The client's address reaches ext_proc: the peer's, or what as many proxies as are trusted say of it.
+func TestClientAddress(t *testing.T) {
+	dir := short(t)
+	w := plain(dir, upstream(t, "a", ok))
+	sock := filepath.Join(dir, "in")
+	w.Listeners = append(w.Listeners, Listener{Name: "hop", Address: "127.0.0.1:0", TrustedHops: 1}, Listener{Name: "sock", Address: sock},
+		Listener{Name: "sockhop", Address: sock + "hop", TrustedHops: 1})
+	config, err := Static(w)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := newHouse(t, w)
+	p := startEnvoy(t, w, config).live()
+	tcp := &http.Client{Transport: &http.Transport{}, Timeout: 10 * time.Second}
+	defer tcp.CloseIdleConnections()
+	for _, tc := range []struct {
+		listener, forwarded, want string
+	}{
+		{"main", "", "127.0.0.1"},
+		{"main", "203.0.113.9", "127.0.0.1"},
+		{"hop", "203.0.113.9", "203.0.113.9"},
+		{"hop", "198.51.100.1, 203.0.113.9", "203.0.113.9"},
+		{"hop", "2001:db8::1", "2001:db8::1"},
+		{"hop", "unknown", "127.0.0.1"},
+		{"hop", "", "127.0.0.1"},
+		{"sock", "", sock}, // a peer without an address: what Envoy says is the listener's own path
+		{"sock", "203.0.113.9", sock},
+		{"sockhop", "203.0.113.9", "203.0.113.9"},
+		{"sockhop", "", sock + "hop"},
+	} {
+		c, url := tcp, ""
+		if suffix, ok := strings.CutPrefix(tc.listener, "sock"); ok {
+			c, url = &http.Client{Transport: unixTransport(sock + suffix), Timeout: 10 * time.Second}, "http://x"
+			defer c.CloseIdleConnections()
+		} else {
+			url = p.at(tc.listener)
+		}
+		var header []string
+		if tc.forwarded != "" {
+			header = []string{"x-forwarded-for", tc.forwarded}
+		}
+		status, _, _ := post1(t, c, url+"/direct/a", header...)
+		if got := h.judge.address.Load(); status != 200 || got != tc.want {
+			t.Errorf("%s with X-Forwarded-For %q: %d, address %q, want %q", tc.listener, tc.forwarded, status, got, tc.want)
+		}
+	}
+}
+
+// A server cannot tell from a request's headers which lane it came by.
+func TestLanesLookAlike(t *testing.T) {
+	dir := short(t)
+	seen := make(chan http.Header, 1)
+	w := plain(dir, upstream(t, "a", func(w http.ResponseWriter, r *http.Request) {
+		seen <- r.Header.Clone()
+		ok(w, r)
+	}))
+	config, err := Static(w)
+	if err != nil {
+		t.Fatal(err)
+	}
+	newHouse(t, w)
+	p := startEnvoy(t, w, config).live()
+	c := &http.Client{Transport: &http.Transport{DisableCompression: true}, Timeout: 10 * time.Second}
+	e := &http.Client{Transport: unixTransport(w.Sockets.Egress), Timeout: 10 * time.Second}
+	e.Transport.(*http.Transport).DisableCompression = true
+	defer c.CloseIdleConnections()
+	defer e.CloseIdleConnections()
+	post1(t, c, p.at("main")+"/direct/a", "mcp-method", "tools/call")
+	direct := <-seen
+	post1(t, e, "http://x/", HeaderEgressToken, token(), HeaderBackend, Backend("a"), HeaderDecision, "d", "mcp-method", "tools/call")
+	broker := <-seen
+	for _, h := range []http.Header{direct, broker} {
+		if h.Get("x-request-id") == "" || h.Get("mcp-method") == "" {
+			t.Errorf("headers are missing: %v", h)
+		}
+		h.Del("x-request-id")
+	}
+	if diff := cmp.Diff(direct, broker); diff != "" {
+		t.Errorf("direct (-) and broker (+) differ:\n%s", diff)
+	}
+}
+
+// The broker learns at once that an answer was cut, and mcpgw gets records of failures only.
+func TestEgressFailures(t *testing.T) {
+	dir := short(t)
+	const head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n"
+	w := plain(dir, upstream(t, "good", ok),
+		raw(t, "cut", head+"transfer-encoding: chunked\r\n\r\n5\r\ndata:\r\n"),
+		raw(t, "down", reply("502 Bad Gateway", "text/html", "down")))
+	config, err := Static(w)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := newHouse(t, w)
+	startEnvoy(t, w, config).live()
+	e := &http.Client{Transport: unixTransport(w.Sockets.Egress), Timeout: 10 * time.Second}
+	defer e.CloseIdleConnections()
+	call := func(server string) (int, string, error) {
+		status, body, _, err := try(e, "http://x/", HeaderEgressToken, token(), HeaderBackend, Backend(server))
+		return status, body, err
+	}
+	for range 3 {
+		if status, _, err := call("good"); status != 200 || err != nil {
+			t.Errorf("good: %d %v", status, err)
+		}
+		begin := time.Now()
+		status, body, err := call("cut")
+		if took := time.Since(begin); status != 200 || body != "data:" || err == nil || took > 700*time.Millisecond {
+			t.Errorf("cut: %d %q %v after %v", status, body, err, took)
+		}
+	}
+	if status, _, err := call("down"); status != 502 || err != nil {
+		t.Errorf("down: %d %v", status, err)
+	}
+	eventually(t, "the record of the failure", func() bool { return h.logs.entries.Load() > 0 })
+	if l := h.logs.last.Load().(string); h.logs.entries.Load() != 1 || !strings.Contains(l, `"egress/down"`) {
+		t.Errorf("%d records, the last is %s", h.logs.entries.Load(), l)
+	}
+
+	t.Run("an early answer to a long body", func(t *testing.T) {
+		for range 5 {
+			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+			req, err := http.NewRequestWithContext(ctx, "POST", "http://x/", strings.NewReader(strings.Repeat("x", 8<<20)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			req.Header.Set(HeaderEgressToken, token())
+			r, err := e.Do(req)
+			if err != nil {
+				t.Error(err)
+			} else if r.Body.Close(); r.StatusCode != 503 {
+				t.Errorf("got %d", r.StatusCode)
+			}
+			cancel()
+		}
+	})
+}
+
+// Envoy puts no clock on the broker's answers, not even the listener's.
+func TestBrokerRoute(t *testing.T) {
+	b, err := newBuilder(plain(short(t)), false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var r routev3.Route
+	m := b.ingressHost().GetMatcher().GetMatcherTree().GetExactMatchMap().GetMap()[Broker]
+	if err := m.GetAction().GetTypedConfig().UnmarshalTo(&r); err != nil {
+		t.Fatal(err)
+	}
+	a := r.GetRoute()
+	if a.IdleTimeout == nil || a.IdleTimeout.AsDuration() != 0 || a.Timeout.AsDuration() != 0 || a.MaxStreamDuration != nil {
+		t.Errorf("route %v", a)
 	}
 }

@@ -94,7 +94,7 @@ func (b *builder) egress() *listenerv3.Listener {
 		StatPrefix:        "egress",
 		StreamIdleTimeout: duration(0), // the broker ends its own streams; a server's event stream may be silent for long
 		// An answer that was cut is told by closing. Not at once: the broker may still be sending, and is to read an early answer first.
-		DelayedCloseTimeout: duration(50 * time.Millisecond),
+		DelayedCloseTimeout: duration(100 * time.Millisecond),
 		NormalizePath:       yes(),
 		Tracing: b.tracing(&hcmv3.HttpConnectionManager_Tracing{
 			SpawnUpstreamSpan: yes(), Operation: "egress %REQ(:METHOD)%", UpstreamOperation: "egress upstream",

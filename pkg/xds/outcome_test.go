@@ -145,12 +145,12 @@ func (w *writer) object(depth int, must [][2]string) {
 		comma()
 		w.put(m[0])
 		w.put(":")
-		switch {
-		case m[1] == "result":
+		switch m[1] {
+		case "result":
 			w.object(depth, w.some([2]string{`"isError"`, w.one("true", "true", "false", "null", `"true"`, "{}", "[]", "any")}))
-		case m[1] == "error":
+		case "error":
 			w.object(depth, w.some([2]string{`"code"`, w.one("-32602", "-32602", "1", "any")}))
-		case m[1] == "any":
+		case "any":
 			w.value(depth)
 		default:
 			w.put(m[1])
