@@ -79,4 +79,5 @@ func (p prompt) Handle(ctx context.Context, r slog.Record) error {
 }
 
 func (p prompt) WithAttrs(a []slog.Attr) slog.Handler { return prompt{p.Handler.WithAttrs(a), p.out} }
-func (p prompt) WithGroup(name string) slog.Handler   { return prompt{p.Handler.WithGroup(name), p.out} }
+
+func (p prompt) WithGroup(name string) slog.Handler { return prompt{p.Handler.WithGroup(name), p.out} }

@@ -23,7 +23,7 @@ func all(r io.Reader, maxEvent int) (events []sse.Event, err error) {
 	for {
 		e, err := reader.Next()
 		if err != nil {
-			if _, again := reader.Next(); again != err {
+			if _, again := reader.Next(); !errors.Is(again, err) {
 				return events, errors.New("the error is not final")
 			}
 			return events, err
@@ -72,7 +72,7 @@ func TestNext(t *testing.T) {
 				"end with data": iotest.DataErrReader(strings.NewReader(c.stream)), "halves": iotest.HalfReader(strings.NewReader(c.stream)),
 			} {
 				got, err := all(r, bound)
-				if d := cmp.Diff(c.want, got); d != "" || err != io.EOF {
+				if d := cmp.Diff(c.want, got); d != "" || !errors.Is(err, io.EOF) {
 					t.Errorf("%s: %v, %s", name, err, d)
 				}
 			}
@@ -143,7 +143,7 @@ func TestBound(t *testing.T) {
 			}
 		})
 	}
-	if events, err := all(strings.NewReader("data: x\n\n"), 0); len(events) != 0 || err != sse.ErrTooLarge {
+	if events, err := all(strings.NewReader("data: x\n\n"), 0); len(events) != 0 || !errors.Is(err, sse.ErrTooLarge) {
 		t.Errorf("without a bound: %d events, %v", len(events), err)
 	}
 }
@@ -151,7 +151,7 @@ func TestBound(t *testing.T) {
 func TestStreamErrors(t *testing.T) {
 	broken := errors.New("broken")
 	events, err := all(io.MultiReader(strings.NewReader("data: x\n\ndata: y\n"), iotest.ErrReader(broken)), bound)
-	if len(events) != 1 || err != broken {
+	if len(events) != 1 || !errors.Is(err, broken) {
 		t.Errorf("%d events, %v", len(events), err)
 	}
 	if _, err := all(lazy{}, bound); err != io.ErrNoProgress {
@@ -221,7 +221,7 @@ func TestRoundTrip(t *testing.T) {
 			want, stream = append(want, e), sse.Append(stream, e)
 		}
 		got, err := all(&cut{t, stream}, bound)
-		if d := cmp.Diff(want, got); d != "" || err != io.EOF {
+		if d := cmp.Diff(want, got); d != "" || !errors.Is(err, io.EOF) {
 			t.Fatalf("%q: %v, %s", stream, err, d)
 		}
 	})
@@ -266,7 +266,7 @@ func agree(t interface{ Fatalf(string, ...any) }, stream string, readers map[str
 	want := reference(stream)
 	for name, r := range readers {
 		got, err := all(r, bound)
-		if d := cmp.Diff(want, got); d != "" || err != io.EOF {
+		if d := cmp.Diff(want, got); d != "" || !errors.Is(err, io.EOF) {
 			t.Fatalf("%q, %s: %v, %s", stream, name, err, d)
 		}
 	}
@@ -298,7 +298,7 @@ func FuzzReader(f *testing.F) {
 		}
 		// Writing may drop what has no effect (an empty id) but adds and splits nothing.
 		written, err := all(bytes.NewReader(again), 2*bound)
-		if kept := visible(events); err != io.EOF || cmp.Diff(kept, visible(written)) != "" {
+		if kept := visible(events); !errors.Is(err, io.EOF) || cmp.Diff(kept, visible(written)) != "" {
 			t.Fatalf("%q, written as %q: %v, %s", stream, again, err, cmp.Diff(kept, written))
 		}
 	})

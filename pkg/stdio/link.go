@@ -172,7 +172,7 @@ func (l *link) run() {
 	l.end(err)
 	l.p.stop()
 	if !readEnded {
-		<-read
+		<-read //nolint:errcheck // how the reading ended is known already
 	}
 	l.p.stdout.Close()
 	l.log.Info("child ended", "status", l.p.status, "cause", err)

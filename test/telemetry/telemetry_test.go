@@ -3,6 +3,7 @@
 package telemetry
 
 import (
+	"context"
 	"encoding/json"
 	"io"
 	"net"
@@ -137,7 +138,9 @@ func TestWhatLeavesTheGateway(t *testing.T) {
 	})
 
 	t.Run("metrics count decisions and outcomes", func(t *testing.T) {
-		client := http.Client{Transport: &http.Transport{Dial: func(string, string) (net.Conn, error) { return net.Dial("unix", admin) }}}
+		client := http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", admin)
+		}}}
 		wanted := regexp.MustCompile(`(?m)^mcpgw_decisions_total\{.*decision="deny".*\} [1-9]`)
 		outcome := regexp.MustCompile(`(?m)^mcpgw_outcomes_total\{.*outcome="ok".*\} [1-9]`)
 		harness.Eventually(t, 5*time.Second, "the metrics show a denial and an outcome", func() bool {
