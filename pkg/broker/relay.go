@@ -78,13 +78,7 @@ func (c *call) originBody() []byte {
 	}
 	v := m.Params.Get("name")
 	if m.Method == mcp.MethodComplete {
-		ref := m.Params.Get("ref")
-		o, err := jsonrpc.Parse(ref.Raw, jsonrpc.Limits{})
-		if err != nil {
-			return m.Body // the walk has read it: it cannot fail
-		}
-		v = o.Get("name")
-		v.Pos += ref.Pos
+		v = m.Ref.Get("name")
 	}
 	if !v.Exists() {
 		return m.Body

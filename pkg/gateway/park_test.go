@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -9,9 +10,15 @@ import (
 )
 
 // meter is a bound on bytes that a test can read.
-type meter struct{ used, most int64 }
+type meter struct {
+	mu   sync.Mutex
+	used int64
+	most int64
+}
 
 func (m *meter) TryAcquire(n int64) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	if m.used+n > m.most {
 		return false
 	}
@@ -19,7 +26,17 @@ func (m *meter) TryAcquire(n int64) bool {
 	return true
 }
 
-func (m *meter) Release(n int64) { m.used -= n }
+func (m *meter) Release(n int64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.used -= n
+}
+
+func (m *meter) held() int64 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.used
+}
 
 func parkable() *Exchange { return &Exchange{Snapshot: &Snapshot{Settings: &Settings{}}} }
 
@@ -88,8 +105,8 @@ func TestTicketExpires(t *testing.T) {
 		if l.take(tickets[1]) != nil {
 			t.Error("an expired ticket worked")
 		}
-		if bytes.used != 0 || l.len() != 0 {
-			t.Errorf("%d bytes, %d places are kept of what nobody took", bytes.used, l.len())
+		if bytes.held() != 0 || l.len() != 0 {
+			t.Errorf("%d bytes, %d places are kept of what nobody took", bytes.held(), l.len())
 		}
 	})
 }
@@ -121,7 +138,7 @@ func TestLotIsBounded(t *testing.T) {
 		p.Done()
 		p.Done() // twice gives back once
 	}
-	if bytes.used != 0 {
-		t.Errorf("%d bytes are held", bytes.used)
+	if bytes.held() != 0 {
+		t.Errorf("%d bytes are held", bytes.held())
 	}
 }

@@ -12,6 +12,7 @@ import (
 // ErrorKind says which of the two JSON-RPC errors a refused text is answered with.
 type ErrorKind uint8
 
+// The kinds of refusal.
 const (
 	Malformed ErrorKind = iota + 1 // not JSON: -32700, "Parse error"
 	Invalid                        // JSON, but no message that may be acted on: -32600, "Invalid Request"

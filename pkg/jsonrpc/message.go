@@ -20,6 +20,7 @@ import (
 // Kind says which of the three JSON-RPC messages a [Message] is.
 type Kind uint8
 
+// The messages of JSON-RPC.
 const (
 	Request      Kind = iota + 1 // method and id
 	Notification                 // method without id

@@ -2,6 +2,7 @@ package jsonrpc
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"slices"
 	"sync"
@@ -14,6 +15,7 @@ type Limits struct {
 	Depth int // nesting of objects and arrays, the outermost included; 0 means DefaultDepth
 }
 
+// Bounds of what is read.
 const (
 	DefaultDepth = 64 // nesting when Limits.Depth is 0
 
@@ -155,7 +157,7 @@ func (r *reader) text(l level) (Value, *Error) {
 
 // finish makes sure that nothing but white space is left.
 func (r *reader) finish() *Error {
-	if _, err := r.dec.ReadToken(); err != io.EOF {
+	if _, err := r.dec.ReadToken(); !errors.Is(err, io.EOF) {
 		return malformed("bytes after the JSON text, at byte %d", r.dec.InputOffset())
 	}
 	return nil

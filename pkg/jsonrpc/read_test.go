@@ -330,7 +330,7 @@ func TestValueStr(t *testing.T) {
 // A pooled reader must not let one text show through in the next.
 func TestReadersDoNotMix(t *testing.T) {
 	first := read(t, `{"jsonrpc":"2.0","id":1,"method":"first","params":{"arguments":{"a":1,"b":2},"_meta":{"c":3}}}`)
-	refused(t, `{"jsonrpc":"2.0","id":1,"method":"x","params":{"zzz":1,"arguments":{"yyy":{}`, jsonrpc.Limits{})
+	_ = refused(t, `{"jsonrpc":"2.0","id":1,"method":"x","params":{"zzz":1,"arguments":{"yyy":{}`, jsonrpc.Limits{})
 	second := read(t, `{"jsonrpc":"2.0","id":2,"method":"other","params":{"arguments":{"d":4}}}`)
 	if n := first.Arguments.Members; len(n) != 2 || n[0].Name != "a" || n[1].Name != "b" || first.Method != "first" {
 		t.Errorf("the first message changed: %+v", first)

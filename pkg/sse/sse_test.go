@@ -137,7 +137,7 @@ func TestBound(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			for name, r := range map[string]io.Reader{"whole": strings.NewReader(c.stream), "bytes": iotest.OneByteReader(strings.NewReader(c.stream))} {
-				if events, err := all(r, maxEvent); len(events) != c.events || err != c.err {
+				if events, err := all(r, maxEvent); len(events) != c.events || !errors.Is(err, c.err) {
 					t.Errorf("%s: %d events, %v; want %d, %v", name, len(events), err, c.events, c.err)
 				}
 			}
@@ -154,7 +154,7 @@ func TestStreamErrors(t *testing.T) {
 	if len(events) != 1 || !errors.Is(err, broken) {
 		t.Errorf("%d events, %v", len(events), err)
 	}
-	if _, err := all(lazy{}, bound); err != io.ErrNoProgress {
+	if _, err := all(lazy{}, bound); !errors.Is(err, io.ErrNoProgress) {
 		t.Errorf("a reader that reads nothing: %v", err)
 	}
 }
