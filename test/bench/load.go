@@ -38,6 +38,7 @@ type outcome struct {
 const (
 	digits      = 10
 	firstNumber = 1_000_000_000
+	lastNumber  = 9_000_000_000
 	patience    = 30 * time.Second // of one call
 )
 
@@ -64,7 +65,6 @@ func loadRole() error {
 		for i, c := range conns {
 			c.prepare(&j, i, number)
 		}
-		number += (j.Calls + 1) * len(conns)
 		var o outcome
 		var warm sync.WaitGroup
 		faults := make([]error, len(conns))
@@ -83,6 +83,12 @@ func loadRole() error {
 			return err
 		}
 		o.drive(&j, conns)
+		for _, c := range conns {
+			number = max(number, c.number+1)
+		}
+		if number > lastNumber { // one digit more would not fit; ids of so long ago may come again
+			number = firstNumber
+		}
 		if err := out.Encode(o); err != nil {
 			return err
 		}
