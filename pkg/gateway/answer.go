@@ -87,11 +87,8 @@ func (x *Exchange) initialize(m *jsonrpc.Message) (Verdict, *fault.Error) {
 	if !x.Revision.Known() || x.Revision.Modern() {
 		x.Revision = mcp.LatestLegacy // the client disconnects if it cannot
 	}
-	s := &session.Session{
-		ID: session.NewID(), Owner: x.owner(), Revision: x.Revision,
-		ClientCapabilities: slices.Clone(capabilities.Raw), ClientInfo: slices.Clone(info.Raw),
-		Created: x.Start, Expires: x.Start.Add(x.g.opts.SessionLifetime),
-	}
+	s := session.New(x.owner(), x.Revision, x.Start, x.g.opts.SessionLifetime)
+	s.ClientCapabilities, s.ClientInfo = slices.Clone(capabilities.Raw), slices.Clone(info.Raw)
 	if err := x.g.opts.Sessions.Create(x.ctx, s); err != nil {
 		return nil, fault.New(fault.Overload, "no session can be opened now").Wrap(err)
 	}
