@@ -12,6 +12,8 @@ import (
 // lines gathers log lines and writes them a few at a time: a system call for each would cost a call as much as all that the walk does.
 // A warning or an error is written at once, and with it all that came before.
 type lines struct {
+	to io.Writer
+
 	mu sync.Mutex
 	w  *bufio.Writer
 }
@@ -23,7 +25,7 @@ const (
 
 // newLog makes the log on w. close writes what is left and must be called last.
 func newLog(w io.Writer, level, format string) (log *slog.Logger, closeLog func()) {
-	out := &lines{w: bufio.NewWriterSize(w, lineBuffer)}
+	out := &lines{to: w, w: bufio.NewWriterSize(w, lineBuffer)}
 	var l slog.Level
 	if err := l.UnmarshalText([]byte(level)); err != nil {
 		l = slog.LevelInfo // the configuration was checked: it cannot be another word
@@ -55,13 +57,22 @@ func newLog(w io.Writer, level, format string) (log *slog.Logger, closeLog func(
 func (l *lines) Write(b []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.w.Write(b)
+	n, err := l.w.Write(b)
+	l.lost(err)
+	return n, err
 }
 
 func (l *lines) flush() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	_ = l.w.Flush() // a log that cannot be written has nowhere to say so
+	l.lost(l.w.Flush())
+}
+
+// lost begins anew after an error, which a bufio.Writer would repeat for ever. A log that cannot be written has nowhere to say so.
+func (l *lines) lost(err error) {
+	if err != nil {
+		l.w.Reset(l.to)
+	}
 }
 
 // prompt is a handler that does not let warnings wait.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"strings"
 	"sync"
 	"testing"
@@ -52,4 +53,31 @@ func TestLogGathersLinesAndHurriesWarnings(t *testing.T) {
 	if _, text := out.state(); !strings.Contains(text, `"msg":"last"`) {
 		t.Error("the end was lost")
 	}
+}
+
+// TestLogComesBack: a disk that was full for a moment does not end the log.
+func TestLogComesBack(t *testing.T) {
+	out := &full{}
+	log, closeLog := newLog(out, "info", "text")
+	out.yes = true
+	log.Warn("lost")
+	out.yes = false
+	log.Warn("written")
+	closeLog()
+	if _, text := out.state(); !strings.Contains(text, "written") {
+		t.Errorf("the log is %q", text)
+	}
+}
+
+// full is a sink that takes nothing while yes.
+type full struct {
+	sink
+	yes bool
+}
+
+func (f *full) Write(b []byte) (int, error) {
+	if f.yes {
+		return 0, errors.New("no space left")
+	}
+	return f.sink.Write(b)
 }

@@ -54,7 +54,9 @@ func (c *call) bridge() {
 	for k, v := range c.travel(c.p.Server) {
 		header[k] = v
 	}
-	resp, err := client.Do(ctx, upstream.AddMeta(renamed, upstream.Meta{ClientInfo: c.p.Session.ClientInfo, LogLevel: level}), header)
+	body := upstream.AddMeta(renamed, upstream.Meta{ClientInfo: c.p.Session.ClientInfo, LogLevel: level})
+	c.p.Unpin() // a call may last half an hour
+	resp, err := client.Do(ctx, body, header)
 	if err != nil {
 		if cancelled(ctx) { // nothing is to be said
 			c.status(http.StatusNoContent)

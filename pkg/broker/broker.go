@@ -174,5 +174,14 @@ func writeJSON(w http.ResponseWriter, status int, body []byte) {
 	w.Header().Set("content-type", "application/json")
 	w.Header().Set("content-length", strconv.Itoa(len(body))) // else net/http sends what is long in chunks
 	w.WriteHeader(status)
-	_, _ = w.Write(body) // a client that has gone is no fault of ours
+	const piece = 256 << 10
+	rc := http.NewResponseController(w)
+	for {
+		_ = rc.SetWriteDeadline(time.Now().Add(reading)) // every connection has one; it is cleared before the next request
+		n := min(len(body), piece)
+		if _, err := w.Write(body[:n]); err != nil || n == len(body) { // a client that has gone is no fault of ours
+			return
+		}
+		body = body[n:]
+	}
 }

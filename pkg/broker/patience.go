@@ -31,7 +31,7 @@ func (c *call) patient(ctx context.Context) (context.Context, *patience) {
 	}
 	ctx, p.cancel = context.WithCancelCause(ctx)
 	p.timer = time.AfterFunc(forever, func() {
-		if c.st != nil && c.st.waits(c.p.Server) { // for the client's answer: the silence is not the server's
+		if c.st != nil && c.st.waits(c.p.Server, c.key()) { // for the client's answer: the silence is not the server's
 			p.timer.Reset(p.idle)
 			return
 		}

@@ -9,8 +9,6 @@ import (
 	"mime"
 	"net/http"
 	"slices"
-	"sync"
-	"time"
 
 	"github.com/mcpgw/mcpgw/pkg/fault"
 	"github.com/mcpgw/mcpgw/pkg/gateway"
@@ -33,6 +31,7 @@ func (c *call) relay() {
 	ctx, patience := c.patient(ctx)
 	defer patience.stop()
 	body := c.originBody()
+	c.p.Unpin() // a call may last half an hour
 	for attempt := 0; ; attempt++ {
 		up, f := c.upstream(ctx, c.p.Server)
 		if f != nil {
@@ -154,8 +153,9 @@ func (c *call) pass(server string, m *jsonrpc.Message) (b []byte, last bool) {
 		}
 		return m.Body, true
 	case jsonrpc.Request:
-		id, ok := c.st.ask(server, m.ID, m.Meta.Get(mcp.MetaProgress).Raw)
+		id, ok := c.st.ask(pending{server: server, id: m.ID, token: m.Meta.Get(mcp.MetaProgress).Raw, call: c.key()})
 		if !ok {
+			c.post(fault.New(fault.Limited, "the client has too many requests to answer already").Reply(m.ID), server) // else it waits for an answer that never comes
 			return nil, false
 		}
 		return withID(m, id), false
@@ -178,6 +178,14 @@ func (c *call) pass(server string, m *jsonrpc.Message) (b []byte, last bool) {
 	return m.Body, false
 }
 
+// key names the call in the session's state; "" for a stream outside of calls.
+func (c *call) key() string {
+	if c.p.Message == nil {
+		return ""
+	}
+	return string(c.p.Message.ID)
+}
+
 // withID is a request under another id.
 func withID(m *jsonrpc.Message, id []byte) []byte {
 	o, err := jsonrpc.Parse(m.Body, jsonrpc.Limits{Depth: maxDepth})
@@ -188,9 +196,6 @@ func withID(m *jsonrpc.Message, id []byte) []byte {
 	return jsonrpc.Splice(m.Body, jsonrpc.Edit{Pos: v.Pos, Len: len(v.Raw), Text: id})
 }
 
-// patienceOfTelling bounds how long a client's message may take to its server: the client does not wait for it.
-const patienceOfTelling = 30 * time.Second
-
 // answer carries a client's response to the server that asked.
 func (c *call) answer() {
 	p, ok := c.st.answered(c.p.Message.ID)
@@ -198,80 +203,55 @@ func (c *call) answer() {
 		c.fail(fault.New(fault.Invalid, "no server has asked this"))
 		return
 	}
-	c.accepted()
-	c.tellServers(withID(c.p.Message, p.id), p.server)
+	c.p.Unpin()
+	if !c.post(withID(c.p.Message, p.id), p.server) {
+		c.st.unanswered(c.p.Message.ID, p)
+		c.fail(full())
+		return
+	}
+	c.status(http.StatusAccepted)
 }
 
 // notify carries a client's notification to whom it concerns. It is accepted at once, whatever becomes of it.
 func (c *call) notify() {
-	c.accepted()
+	c.p.Unpin()
+	if !c.notified() {
+		c.fail(full())
+		return
+	}
+	c.status(http.StatusAccepted)
+}
+
+func (c *call) notified() bool {
 	m := c.p.Message
 	switch m.Method {
 	case mcp.NotifyCancelled:
 		r, ok := c.st.call(m.Params.Get("requestId").Raw)
-		if !ok {
-			return
-		}
-		if r.cancel != nil {
+		switch {
+		case !ok:
+			return true
+		case r.cancel != nil:
 			r.cancel()
-			return
+			return true
 		}
-		c.tellServers(m.Body, r.server)
+		return c.post(m.Body, r.server)
 	case mcp.NotifyProgress:
-		if server, ok := c.st.asker(m.Params.Get(mcp.MetaProgress).Raw); ok {
-			c.tellServers(m.Body, server)
-		}
+		server, ok := c.st.asker(m.Params.Get(mcp.MetaProgress).Raw)
+		return !ok || c.post(m.Body, server)
 	default: // roots/list_changed: for every server that the session speaks to
-		c.tellServers(m.Body, slices.Sorted(maps.Keys(c.p.Session.Upstream))...)
+		return c.post(m.Body, slices.Sorted(maps.Keys(c.p.Session.Upstream))...)
 	}
-}
-
-// accepted tells the client that its message has come; what follows is not its time.
-func (c *call) accepted() {
-	c.w.Header().Set("content-length", "0")
-	c.w.WriteHeader(http.StatusAccepted)
-	_ = http.NewResponseController(c.w).Flush() // a client that has gone need not know
-}
-
-// tellServers sends a message to servers of the session, at the same time, so that none waits for another. That it did not arrive is for
-// the log: the client has no one to hear it from.
-func (c *call) tellServers(body []byte, servers ...string) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(c.r.Context()), patienceOfTelling)
-	defer cancel()
-	var all sync.WaitGroup
-	defer all.Wait()
-	for _, server := range servers {
-		all.Go(func() {
-			c.b.safely(func() {
-				if err := c.tellServer(ctx, server, body); err != nil {
-					c.b.Log.WarnContext(ctx, "a client's message did not reach its server", "server", server, "error", err)
-				}
-			})
-		})
-	}
-}
-
-func (c *call) tellServer(ctx context.Context, server string, body []byte) error {
-	up, f := c.upstream(ctx, server)
-	if f != nil {
-		return f
-	}
-	status, err := c.tell(ctx, up, body)
-	if err == nil && status == http.StatusNotFound && up.ID != "" {
-		c.lost(ctx, server, up)
-	}
-	if err == nil && status >= 300 {
-		err = fmt.Errorf("status %d", status)
-	}
-	return err
 }
 
 // setLevel tells the servers of the session; the walk has noted the level already, so whoever is told later hears of it, too.
 func (c *call) setLevel() {
 	level, _ := c.p.Message.Params.Get("level").Str()
+	c.p.Unpin()
+	if !c.post(levelRequest(level), slices.Sorted(maps.Keys(c.p.Session.Upstream))...) {
+		c.fail(full())
+		return
+	}
 	c.json(jsonrpc.Result(c.p.Message.ID, []byte("{}")))
-	_ = http.NewResponseController(c.w).Flush() // a client that has gone need not know
-	c.tellServers(levelRequest(level), slices.Sorted(maps.Keys(c.p.Session.Upstream))...)
 }
 
 // maxDepth is how deep a server's message may nest: more than a client's, since nobody but the client reads it.

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"net/http/httptest"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -58,7 +60,7 @@ func TestPatience(t *testing.T) {
 		c.st = &state{pending: map[string]pending{}}
 		ctx, p := c.patient(t.Context())
 		defer p.stop()
-		id, _ := c.st.ask("s", []byte("1"), nil)
+		id, _ := c.st.ask(pending{server: "s", id: []byte("1"), call: c.key()})
 		time.Sleep(time.Hour)
 		if ctx.Err() != nil {
 			t.Fatal("a server that waits for the client was given up")
@@ -113,8 +115,8 @@ func TestMine(t *testing.T) {
 // TestQuestionsOfTwoServers: servers choose their ids without knowing of each other, so the client must see others.
 func TestQuestionsOfTwoServers(t *testing.T) {
 	st := &state{pending: map[string]pending{}, calls: map[string]running{}, changed: make(chan struct{})}
-	one, ok1 := st.ask("one", []byte("1"), []byte(`"p"`))
-	two, ok2 := st.ask("two", []byte("1"), nil)
+	one, ok1 := st.ask(pending{server: "one", id: []byte("1"), token: []byte(`"p"`)})
+	two, ok2 := st.ask(pending{server: "two", id: []byte("1")})
 	if !ok1 || !ok2 || string(one) == string(two) {
 		t.Fatalf("asked under %s and %s", one, two)
 	}
@@ -134,9 +136,9 @@ func TestQuestionsOfTwoServers(t *testing.T) {
 		t.Error("a question is answered twice")
 	}
 	for range maxPending {
-		st.ask("one", []byte("1"), nil)
+		st.ask(pending{server: "one", id: []byte("1")})
 	}
-	if _, ok := st.ask("one", []byte("1"), nil); ok {
+	if _, ok := st.ask(pending{server: "one", id: []byte("1")}); ok {
 		t.Error("questions are without bound")
 	}
 }
@@ -150,11 +152,85 @@ func TestCallsUnderWay(t *testing.T) {
 	if _, ok := st.begin([]byte(`"1"`), running{}); !ok {
 		t.Error(`1 and "1" are one id`)
 	}
+	st.ask(pending{server: "s", id: []byte("1"), call: "1"})
+	st.ask(pending{server: "s", id: []byte("1"), call: "2"})
 	end()
 	if _, ok := st.call([]byte("1")); ok {
 		t.Error("a call that has ended is under way")
 	}
+	if st.waits("s", "1") || !st.waits("s", "2") {
+		t.Error("a question outlives its call, or another call's does not")
+	}
 	if s := strings.TrimSpace(string(withID(&jsonrpc.Message{Body: []byte(`{"id": "mcpgw-1" ,"jsonrpc":"2.0","result":{"n":1.0}}`)}, []byte("7")))); s != `{"id": 7 ,"jsonrpc":"2.0","result":{"n":1.0}}` {
 		t.Errorf("got %s", s)
+	}
+}
+
+// TestLetters: what waits for a server is sent in order, once, and has a bound.
+func TestLetters(t *testing.T) {
+	st := &state{letters: map[string][]letter{}}
+	put := func(server, body string) (first, ok bool) { return st.put(server, letter{body: []byte(body)}) }
+	if first, ok := put("s", "a"); !first || !ok {
+		t.Errorf("the first message: %v, %v", first, ok)
+	}
+	for n := range maxLetters + 8 {
+		if first, ok := put("s", strconv.Itoa(n)); first || ok != (n < maxLetters-1) {
+			t.Errorf("message %d: %v, %v", n, first, ok)
+		}
+	}
+	if first, ok := put("s", "a"); first || !ok {
+		t.Errorf("a message that waits already: %v, %v", first, ok)
+	}
+	if first, ok := put("other", strings.Repeat("x", 2*maxLetterBytes)); !first || !ok {
+		t.Errorf("one long message for another server: %v, %v", first, ok)
+	}
+	if _, ok := put("other", "x"); ok {
+		t.Error("bytes are without bound")
+	}
+	want := "a"
+	for n := range maxLetters {
+		if l, ok := st.next("s"); !ok || string(l.body) != want {
+			t.Errorf("next is %s (%v), want %s", l.body, ok, want)
+		}
+		want = strconv.Itoa(n)
+	}
+	if _, ok := st.next("s"); ok {
+		t.Error("more messages than were put")
+	}
+	if first, _ := put("s", "b"); !first {
+		t.Error("nobody sends what comes after a pause")
+	}
+}
+
+// slowReader is a connection whose client reads piece by piece; it counts the writes that no deadline bounds.
+type slowReader struct {
+	http.ResponseWriter
+	deadline  bool
+	unbounded int
+}
+
+func (s *slowReader) SetWriteDeadline(d time.Time) error {
+	s.deadline = time.Until(d) > 0
+	return nil
+}
+
+func (s *slowReader) Write(b []byte) (int, error) {
+	if !s.deadline {
+		s.unbounded++
+	}
+	s.deadline = false
+	return s.ResponseWriter.Write(b)
+}
+
+// TestEveryWriteHasADeadline: a client that reads nothing must not hold an answer for ever.
+func TestEveryWriteHasADeadline(t *testing.T) {
+	for _, size := range []int{0, 1, 256 << 10, 1<<20 + 1} {
+		body := strings.Repeat("x", size)
+		rec := httptest.NewRecorder()
+		w := &slowReader{ResponseWriter: rec}
+		writeJSON(w, http.StatusOK, []byte(body))
+		if w.unbounded != 0 || rec.Body.String() != body || rec.Header().Get("content-length") != strconv.Itoa(size) {
+			t.Errorf("%d bytes: %d writes without a deadline, %d bytes written", size, w.unbounded, rec.Body.Len())
+		}
 	}
 }

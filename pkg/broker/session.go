@@ -86,7 +86,9 @@ func (c *call) openUpstream(ctx context.Context, s *session.Session, server stri
 		return nil, err
 	}
 	if s.LogLevel != "" {
-		_, _ = c.tell(ctx, up, levelRequest(s.LogLevel)) // a server without logging refuses it, which harms nothing
+		lctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+		_, _ = c.tell(lctx, up, levelRequest(s.LogLevel)) // a server without logging refuses it, which harms nothing
+		cancel()
 	}
 	u := session.Upstream{ID: up.ID, Revision: up.Revision, Of: c.version(server)}
 	kept, err := c.b.Sessions.Update(ctx, s.ID, s.Owner, func(s *session.Session) *session.Session { return s.With(server, u) })
@@ -122,8 +124,8 @@ func (c *call) lost(ctx context.Context, server string, up *upstream.Session) {
 
 // forget ends an upstream session at its server.
 func (b *Broker) forget(server string, u session.Upstream) {
-	client := b.Server(server)
-	if client == nil {
+	client, now := b.Server(server), b.Gateway.Snapshot().Settings.Servers[server]
+	if client == nil || now == nil || now.Version != u.Of { // it was another server's: this one must not hear its id
 		return
 	}
 	b.forgets <- struct{}{}

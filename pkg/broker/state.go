@@ -21,10 +21,11 @@ const (
 type state struct {
 	users int // exchanges under way; Broker.mu guards it
 
-	mu      sync.Mutex         // guards all below
-	pending map[string]pending // requests of servers, by the id the client sees
-	calls   map[string]running // the client's calls, by JSON text of their id
-	changed chan struct{}      // closed when an upstream session was made
+	mu      sync.Mutex          // guards all below
+	pending map[string]pending  // requests of servers, by the id the client sees
+	calls   map[string]running  // the client's calls, by JSON text of their id
+	letters map[string][]letter // what waits for a server; present while somebody sends to it
+	changed chan struct{}       // closed when an upstream session was made
 }
 
 // pending is a server's request that the client has to answer.
@@ -32,6 +33,7 @@ type pending struct {
 	server string
 	id     []byte // the server's own id, JSON text
 	token  []byte // progressToken that the server gave with it, JSON text
+	call   string // the call it was asked in, as [call.key] names it
 }
 
 // running is a call of the client.
@@ -47,7 +49,7 @@ func (b *Broker) enter(id string) *state {
 	defer b.mu.Unlock()
 	s := b.sessions[id]
 	if s == nil {
-		s = &state{pending: map[string]pending{}, calls: map[string]running{}, changed: make(chan struct{})}
+		s = &state{pending: map[string]pending{}, calls: map[string]running{}, letters: map[string][]letter{}, changed: make(chan struct{})}
 		b.sessions[id] = s
 	}
 	s.users++
@@ -83,8 +85,8 @@ func (b *Broker) Ended(s *session.Session) {
 
 // ask notes a server's request and returns the id under which the client will see it. It never repeats: an answer that comes late must
 // not reach another server.
-func (s *state) ask(server string, id, token []byte) (client []byte, ok bool) {
-	if len(id) > maxWord || len(token) > maxWord {
+func (s *state) ask(p pending) (client []byte, ok bool) {
+	if len(p.id) > maxWord || len(p.token) > maxWord {
 		return nil, false
 	}
 	client = strconv.AppendQuote(nil, rand.Text())
@@ -93,7 +95,8 @@ func (s *state) ask(server string, id, token []byte) (client []byte, ok bool) {
 	if len(s.pending) >= maxPending {
 		return nil, false
 	}
-	s.pending[string(client)] = pending{server: server, id: bytes.Clone(id), token: bytes.Clone(token)} // copies: the message they stand in is long
+	p.id, p.token = bytes.Clone(p.id), bytes.Clone(p.token) // the message they stand in is long
+	s.pending[string(client)] = p
 	return client, true
 }
 
@@ -104,6 +107,29 @@ func (s *state) answered(id []byte) (pending, bool) {
 	p, ok := s.pending[string(id)]
 	delete(s.pending, string(id))
 	return p, ok
+}
+
+// unanswered puts a server's request back.
+func (s *state) unanswered(id []byte, p pending) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.pending[string(id)] = p
+}
+
+// over forgets what a server has asked in a call, or outside of calls, that has ended. The lock is held.
+func (s *state) over(server, call string) {
+	for k, p := range s.pending {
+		if p.server == server && p.call == call {
+			delete(s.pending, k)
+		}
+	}
+}
+
+// unfollowed forgets what a server has asked outside of calls.
+func (s *state) unfollowed(server string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.over(server, "")
 }
 
 // asker finds who gave a progress token.
@@ -118,12 +144,12 @@ func (s *state) asker(token []byte) (server string, ok bool) {
 	return "", false
 }
 
-// waits reports whether a server has asked what the client has not answered.
-func (s *state) waits(server string) bool {
+// waits reports whether a server has asked in a call what the client has not answered.
+func (s *state) waits(server, call string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, p := range s.pending {
-		if p.server == server {
+		if p.server == server && p.call == call {
 			return true
 		}
 	}
@@ -143,7 +169,7 @@ func (s *state) withdraw(server string, id []byte) (clientID []byte, ok bool) {
 	return nil, false
 }
 
-// begin notes a call; end forgets it.
+// begin notes a call; end forgets it, and what was asked in it.
 func (s *state) begin(id []byte, r running) (end func(), ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -156,6 +182,7 @@ func (s *state) begin(id []byte, r running) (end func(), ok bool) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		delete(s.calls, key)
+		s.over(r.server, key)
 	}, true
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/mcpgw/mcpgw/pkg/catalog"
@@ -73,6 +74,7 @@ func (o *out) write(b []byte) {
 func (o *out) close() {
 	close(o.stop)
 	o.done.Wait()
+	_ = o.rc.SetWriteDeadline(time.Now().Add(reading)) // for the end of the body
 }
 
 // hold takes one of the principal's streams; the caller must release it.
@@ -200,7 +202,7 @@ func (c *call) standing() {
 		})
 	})
 
-	open := map[string]followed{}
+	open := map[string]*followed{}
 	alive := time.NewTicker(c.b.Keepalive)
 	defer alive.Stop()
 	for {
@@ -211,16 +213,17 @@ func (c *call) standing() {
 		}
 		world := c.b.Gateway.Snapshot()
 		for server, f := range open {
-			if s.Upstream[server] != f.of || !c.p.Serves(world, server) {
+			if s.Upstream[server] != f.of || f.of.Of != c.version(server) || !c.p.Serves(world, server) || f.ended.Load() {
 				f.stop()
 				delete(open, server)
 			}
 		}
 		for server, u := range s.Upstream {
-			if _, is := open[server]; !is && c.p.Serves(world, server) {
+			if _, is := open[server]; !is && u.Of == c.version(server) && c.p.Serves(world, server) {
 				fctx, stop := context.WithCancel(ctx)
-				open[server] = followed{u, stop}
-				servers.Go(func() { c.b.safely(func() { c.follow(fctx, o, server, u) }) })
+				f := &followed{of: u, stop: stop}
+				open[server] = f
+				servers.Go(func() { c.b.safely(func() { f.ended.Store(c.follow(fctx, o, server, u)) }) })
 			}
 		}
 		select {
@@ -239,29 +242,32 @@ func (c *call) standing() {
 
 // followed is a server's own stream that is passed on.
 type followed struct {
-	of   session.Upstream
-	stop context.CancelFunc
+	of    session.Upstream
+	stop  context.CancelFunc
+	ended atomic.Bool // there was one: another can be had
 }
 
-// follow passes on what a server says on its own GET stream. A server need not offer one.
-func (c *call) follow(ctx context.Context, o *out, server string, u session.Upstream) {
+// follow passes on what a server says on its own GET stream, and reports whether there was one: a server need not offer it.
+func (c *call) follow(ctx context.Context, o *out, server string, u session.Upstream) bool {
 	client := c.b.Server(server)
 	if client == nil {
-		return
+		return false
 	}
+	defer c.st.unfollowed(server)
 	resp, err := client.Resume(u.ID, u.Revision).Stream(ctx, c.travel(server))
 	if err != nil {
-		return
+		return true // the server cannot be reached now
 	}
 	defer closeBody(resp)
 	if resp.StatusCode != http.StatusOK || mediaType(resp) != "text/event-stream" {
-		return
+		return localFault(server, resp) != nil
 	}
 	for m := range c.b.messages(ctx, resp.Body) {
 		if b, _ := c.pass(server, m); b != nil {
 			o.message(b)
 		}
 	}
+	return true
 }
 
 // mayRead asks policy anew whether the caller may still read what a server says has changed.

@@ -34,7 +34,7 @@ func (x *Exchange) check(t *target, m *jsonrpc.Message) *fault.Error {
 		return nil
 	}
 	names, all := x.Snapshot.Policy.Reads(item)
-	return inspect(x.Snapshot.shapes[item], m.Arguments, names, all)
+	return inspect(x.Snapshot.shapes[item](), m.Arguments, names, all)
 }
 
 // inspect makes sure that a server which reads arguments without regard to case, or numbers as float64, reads what policy is going to

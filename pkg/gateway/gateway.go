@@ -26,8 +26,8 @@ type Snapshot struct {
 	Catalog  *catalog.Catalog
 	Routes   Routes
 
-	shapes map[*catalog.Item]*shape // of the catalog's tools; Swap keeps it
-	lists  *lists                   // ready lists of this catalog, gone with it
+	shapes map[*catalog.Item]func() *shape // of the catalog's tools and prompts; Swap keeps it
+	lists  *lists                          // ready lists of this catalog, gone with it
 }
 
 // Version names the four parts, for spans and logs.

@@ -135,7 +135,10 @@ func (x *Exchange) visible(kind catalog.Kind) (*visible, error) {
 
 // Unpin lets go of the world in which the exchange was judged, so that a long stream holds no old catalog. Sees and MayRead ask the
 // world of the moment, and go on.
-func (x *Exchange) Unpin() { x.Snapshot, x.View, x.Entry, x.header = nil, nil, nil, nil }
+func (x *Exchange) Unpin() {
+	x.Snapshot, x.View, x.Entry, x.header, x.listener, x.Endpoint = nil, nil, nil, nil, nil, nil
+	x.ctx = context.Background() // the one it had ended with its judgement, and holds the stream to Envoy
+}
 
 // now is the exchange as it would be judged in a snapshot: the caller as it is now, the endpoint's view of then. Nil when its credential
 // does not count any more, or the endpoint is gone from this listener.

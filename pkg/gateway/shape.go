@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"unicode"
 	"unicode/utf8"
 
@@ -109,24 +110,26 @@ func (s *shape) near(name string) (as string, near bool) {
 	return as, near
 }
 
-// shapesOf reads the shapes of a catalog's tools and prompts, keeping those that the world before has read already.
-func shapesOf(c *catalog.Catalog, before map[*catalog.Item]*shape) map[*catalog.Item]*shape {
-	out := map[*catalog.Item]*shape{}
+// shapesOf gives the shapes of a catalog's tools and prompts, keeping those of the world before. A shape is read at the first call of its
+// item, so that a server with costly schemas delays calls of its own alone.
+func shapesOf(c *catalog.Catalog, before map[*catalog.Item]func() *shape) map[*catalog.Item]func() *shape {
+	out := map[*catalog.Item]func() *shape{}
 	for _, v := range c.Views() {
 		for _, kind := range []catalog.Kind{catalog.Tool, catalog.Prompt} {
 			for _, e := range v.Entries(kind, catalog.Legacy) {
-				if _, done := out[e.Item]; done {
+				item := e.Item // the entry must not stay: it holds its view
+				if _, done := out[item]; done {
 					continue
 				}
-				s, ok := before[e.Item]
+				s, ok := before[item]
 				switch {
 				case ok:
 				case kind == catalog.Tool:
-					s = shapeOf(e.Item.InputSchema)
+					s = sync.OnceValue(func() *shape { return shapeOf(item.InputSchema) })
 				default:
-					s = promptShape(e.Item.Definition)
+					s = sync.OnceValue(func() *shape { return promptShape(item.Definition) })
 				}
-				out[e.Item] = s
+				out[item] = s
 			}
 		}
 	}

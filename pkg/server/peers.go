@@ -19,17 +19,36 @@ import (
 func (s *Server) startStdio(b, old *built) {
 	for _, srv := range b.config.Proto.Servers {
 		t := srv.GetStdio()
-		if t == nil || old != nil && !changed(old, b, srv.Name) {
+		if t == nil || old != nil && !restarts(old, b, srv.Name) {
 			continue
 		}
 		if old != nil {
 			s.crew.stop("stdio " + srv.Name) // one socket, one owner
 		}
-		st := stdio.New(s.stdioOptions(b, srv, t))
-		s.mu.Lock()
-		s.stdio[srv.Name] = st
-		s.mu.Unlock()
-		s.crew.start("stdio "+srv.Name, st.Run)
+		s.startLocal(b, srv)
+	}
+}
+
+func (s *Server) startLocal(b *built, srv *configv1.Server) {
+	st := stdio.New(s.stdioOptions(b, srv, srv.GetStdio()))
+	s.mu.Lock()
+	s.stdio[srv.Name] = st
+	s.mu.Unlock()
+	s.crew.start("stdio "+srv.Name, st.Run)
+}
+
+// restarts reports whether a local process must be another in b than in a. It takes bodies up to the limit it was started with.
+func restarts(a, b *built, name string) bool {
+	return changed(a, b, name) || a.config.Proto.Limits.GetBodyBytes() != b.config.Proto.Limits.GetBodyBytes()
+}
+
+// giveBack starts anew the local processes of old that refused has replaced. Those that it would have ended go on as they are.
+func (s *Server) giveBack(old, refused *built) {
+	for _, srv := range old.config.Proto.Servers {
+		if srv.GetStdio() != nil && refused.server(srv.Name).GetStdio() != nil && restarts(old, refused, srv.Name) {
+			s.crew.stop("stdio " + srv.Name)
+			s.startLocal(old, srv)
+		}
 	}
 }
 
@@ -79,7 +98,7 @@ func (s *Server) watch(old, b *built) {
 			if changed(old, b, srv.Name) {
 				s.crew.stop("watch " + srv.Name)
 				s.mu.Lock()
-				delete(s.clients, srv.Name)
+				s.clients.Delete(srv.Name)
 				delete(s.watchers, srv.Name)
 				s.mu.Unlock()
 			}
@@ -93,9 +112,7 @@ func (s *Server) watch(old, b *built) {
 			Server: srv.Name, URL: "http://egress/", Transport: s.egress, Trust: b.trust[srv.Name], Era: srv.Era, Version: s.opts.Version,
 			Header: http.Header{http.CanonicalHeaderKey(gateway.HeaderBackend): {gateway.BackendPrefix + srv.Name}, http.CanonicalHeaderKey(gateway.HeaderToken): {s.token}},
 		})
-		s.mu.Lock()
-		s.clients[srv.Name] = c
-		s.mu.Unlock()
+		s.clients.Store(srv.Name, c)
 		w := upstream.NewWatcher(c, func(src *catalog.Source) { s.learned(srv, src) }, srv.Refresh.AsDuration(), s.log)
 		s.mu.Lock()
 		s.watchers[srv.Name] = w
@@ -131,9 +148,9 @@ func (s *Server) rouse(ctx context.Context) error {
 
 // client is how the broker reaches a server.
 func (s *Server) client(name string) *upstream.Client {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.clients[name]
+	c, _ := s.clients.Load(name)
+	client, _ := c.(*upstream.Client)
+	return client
 }
 
 // dial reaches a listener of our own Envoy over HTTP, a connection a request. Nothing is sent that anybody could want, so its

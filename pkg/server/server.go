@@ -83,12 +83,13 @@ type Server struct {
 	started   chan struct{} // closed when the child Envoy is there
 	news      chan struct{} // holds one where something was learned of a server
 
+	clients sync.Map // server name → *upstream.Client; not under mu, which is held while a catalog is built
+
 	mu       sync.Mutex // guards all below
 	world    *built     // what is in force
 	sources  map[string]*catalog.Source
 	open     bool // the gateway serves: the catalog was read once
 	stdio    map[string]*stdio.Server
-	clients  map[string]*upstream.Client
 	watchers map[string]*upstream.Watcher
 	fault    error // of the last reload
 }
@@ -109,7 +110,7 @@ func Run(ctx context.Context, o Options) error {
 
 func newServer(ctx context.Context, o Options, c *config.Config) (s *Server, cleanup func(), err error) {
 	p := c.Proto
-	s = &Server{opts: o, log: o.Log, started: make(chan struct{}), news: make(chan struct{}, 1), sources: map[string]*catalog.Source{}, stdio: map[string]*stdio.Server{}, clients: map[string]*upstream.Client{}, watchers: map[string]*upstream.Watcher{}}
+	s = &Server{opts: o, log: o.Log, started: make(chan struct{}), news: make(chan struct{}, 1), sources: map[string]*catalog.Source{}, stdio: map[string]*stdio.Server{}, watchers: map[string]*upstream.Watcher{}}
 	dir, temporary, err := runDir(p.Envoy.GetRunDir())
 	if err != nil {
 		return nil, nil, err

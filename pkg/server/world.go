@@ -141,7 +141,7 @@ func (s *Server) install(ctx context.Context, b *built) error {
 	if err != nil {
 		s.stopStdio(b, old)
 		if old != nil {
-			s.startStdio(old, b)
+			s.giveBack(old, b)
 		}
 		return err
 	}
