@@ -116,7 +116,7 @@ func (x *Exchange) visible(kind catalog.Kind) (*visible, error) {
 		switch {
 		case errors.Is(err, policy.ErrTimeout):
 			return nil, err
-		case err != nil: // a fault of the policy with this one item: it stays hidden, as every call of it is refused
+		case err != nil: // a fault of the policy with this one item: it stays hidden
 			reusable = false
 		case visible:
 			v.entries = append(v.entries, e)

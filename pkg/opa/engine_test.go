@@ -228,6 +228,24 @@ func TestPanicRefuses(t *testing.T) {
 	}
 }
 
+// TestFaultThatSomeCallsMissHidesNothing: what fails for some arguments says nothing of the others.
+func TestFaultThatSomeCallsMissHidesNothing(t *testing.T) {
+	e := load(t, `package mcpgw.policy
+allow := true
+deny contains "big" if {
+	input.arguments.a > 3
+	to_number(input.subject.id) == 1
+}
+`)
+	small, large := e.Decide(t.Context(), call(tool("x", ""), `{"a":1}`)), e.Decide(t.Context(), call(tool("x", ""), `{"a":4}`))
+	if small.Effect != policy.Allow || large.Effect != policy.Deny || large.Err == nil {
+		t.Errorf("ruled %+v and %+v", small, large)
+	}
+	if !see(t, e, call(tool("x", ""), "")) {
+		t.Error("hidden, but a call is allowed")
+	}
+}
+
 func TestExactNumbers(t *testing.T) {
 	e := load(t, "package mcpgw.policy\nallow if input.arguments.n == data.limit\nallow if input.arguments.n > 1e300", "limit: 9007199254740993\n")
 	for arguments, want := range map[string]policy.Effect{
