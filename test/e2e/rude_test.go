@@ -129,16 +129,17 @@ func TestRudeServer(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		w.Reload(t, strings.Replace(string(old), one.URL, two.URL, 1))
-		w.lists(t, "/mcp/a", harness.R20251125, 1)
 		gone := w.client(t, "/mcp/a", writer, harness.R20251125)
+		gone.Tool(t, "ask", nil).Result(t, nil)
+		w.Reload(t, strings.Replace(string(old), one.URL, two.URL, 1))
+		harness.Eventually(t, soon, "two is read", func() bool { return two.heard("session-of-two") })
+		w.lists(t, "/mcp/a", harness.R20251125, 1)
 		gone.Listen(t)
 		gone.Close(t)
 		c.Tool(t, "ask", nil).Result(t, nil)
 		for !strings.Contains(string(stream.Until(t, "notifications/message", soon)), "from two") { // what was on its way comes first
 		}
 		c.Close(t)
-		harness.Eventually(t, soon, "the session at two is used", func() bool { return two.heard("session-of-two") })
 		if two.heard("session-of-one") {
 			t.Error("two was told the session of one")
 		}
