@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"maps"
+	"math"
 	"math/big"
 	"reflect"
 	"slices"
@@ -370,14 +371,14 @@ func TestInspectLarge(t *testing.T) {
 func TestNumbers(t *testing.T) {
 	number := rapid.OneOf(
 		rapid.StringMatching(`-?(0|[1-9][0-9]{0,20})(\.[0-9]{1,30})?([eE][+-]?[0-9]{1,2})?`),
-		rapid.Map(rapid.Float64(), func(f float64) string { return strconv.FormatFloat(f, 'g', -1, 64) }),
+		rapid.Map(rapid.Float64().Filter(func(f float64) bool { return !math.IsInf(f, 0) && !math.IsNaN(f) }), func(f float64) string { return strconv.FormatFloat(f, 'g', -1, 64) }),
 		rapid.SampledFrom([]string{"0", "-0.0", "0e5", "1e-308", "0." + strings.Repeat("0", 80) + "1e-308", "1.23456789012345e-308", "4.9e-308", "9.5e307", "1e308", "0.3", "0.30000000000000004", "0.3000000000000000444"}),
 	)
 	rapid.Check(t, func(t *rapid.T) {
 		text := number.Draw(t, "number")
 		exact, ok := new(big.Rat).SetString(text)
 		if !ok {
-			t.Skip("not finite")
+			t.Fatalf("%s is no number", text)
 		}
 		if got := integral([]byte(text)); got != exact.IsInt() {
 			t.Fatalf("integral(%s): %v", text, got)
