@@ -1,25 +1,20 @@
 package main
 
 import (
-	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"strings"
 	"text/tabwriter"
-	"time"
 
 	"github.com/spf13/cobra"
 
-	"github.com/mcpgw/mcpgw/pkg/admin"
 	"github.com/mcpgw/mcpgw/pkg/catalog"
-	"github.com/mcpgw/mcpgw/pkg/config"
 	"github.com/mcpgw/mcpgw/pkg/server"
 )
 
 func catalogCommand() *cobra.Command {
-	var file, address string
+	var at adminFlags
 	var out output
 	c := &cobra.Command{
 		Use:   "catalog",
@@ -29,49 +24,16 @@ refuses a changed file says here why; --admin serves where it cannot be read at 
 		Example: "  mcpgw catalog --config mcpgw.yaml\n  mcpgw catalog --config mcpgw.yaml --output json\n  mcpgw catalog --admin 127.0.0.1:9900",
 		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			at, err := config.AdminAddress(file)
-			if address != "" {
-				at, err = config.ParseAddress(address)
-			}
-			if err != nil {
-				return fmt.Errorf("admin.address: %w", err)
-			}
-			r, err := askCatalog(c, at)
-			if err != nil {
+			r := &server.CatalogReport{}
+			if err := at.ask(c.Context(), http.MethodGet, "/catalog", nil, r); err != nil {
 				return err
 			}
 			return out.print(c.OutOrStdout(), r, func(w io.Writer) error { return printCatalog(w, r) })
 		},
 	}
-	c.Flags().StringVarP(&file, "config", "c", "mcpgw.yaml", "configuration file")
-	c.Flags().StringVar(&address, "admin", "", "admin address of the gateway, instead of the one that the file names")
+	at.flags(c)
 	out.flag(c)
 	return c
-}
-
-// maxReport bounds what is read of a gateway's answer.
-const maxReport = 256 << 20
-
-func askCatalog(c *cobra.Command, a config.Address) (*server.CatalogReport, error) {
-	req, err := http.NewRequestWithContext(c.Context(), http.MethodGet, "http://mcpgw/catalog", nil)
-	if err != nil {
-		return nil, err
-	}
-	client := http.Client{Timeout: 10 * time.Second, Transport: admin.Transport(a.Network, a.Address)}
-	resp, err := client.Do(req)
-	if err != nil {
-		return nil, fmt.Errorf("no gateway answers at %s: %w; start it with mcpgw run, or name its configuration with --config", a, err)
-	}
-	defer func() { _ = resp.Body.Close() }() // only read from
-	b, err := io.ReadAll(io.LimitReader(resp.Body, maxReport))
-	if err != nil {
-		return nil, err
-	}
-	r := &server.CatalogReport{}
-	if resp.StatusCode != http.StatusOK || json.Unmarshal(b, r) != nil {
-		return nil, errors.New("what answers at " + a.String() + " is not mcpgw")
-	}
-	return r, nil
 }
 
 func printCatalog(w io.Writer, r *server.CatalogReport) error {

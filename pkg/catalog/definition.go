@@ -275,7 +275,7 @@ func counted(server []byte, trust Trust, name string) ([]byte, error) {
 // same reports whether two items may stand for each other: equal in all that policy, lists and calls read.
 func (i *Item) same(o *Item) bool {
 	return i.Server == o.Server && i.Kind == o.Kind && i.Name == o.Name && i.Digest == o.Digest &&
-		bytes.Equal(i.Annotations, o.Annotations) && slices.Equal(i.Tags, o.Tags)
+		bytes.Equal(i.Annotations, o.Annotations) && slices.Equal(i.Tags, o.Tags) && i.Drift == o.Drift && slices.Equal(i.Findings, o.Findings)
 }
 
 func text(o jsonrpc.Object, name string) string {

@@ -58,27 +58,13 @@ func (c *checker) check() {
 	servers := c.servers()
 	c.endpoints(servers)
 	c.policy()
+	c.pins()
+	c.extAuthz(taken, servers)
 	c.authentication(local)
 	c.telemetry()
 	c.admin(taken)
 	c.limits()
 	c.envoy()
-}
-
-func (c *checker) policy() {
-	p := c.config.Policy
-	if p == nil {
-		return
-	}
-	c.directory("policy.directory", &p.Directory)
-	for i := range p.DataFiles {
-		path := fmt.Sprintf("policy.data_files[%d]", i)
-		if ext := filepath.Ext(p.DataFiles[i]); ext != ".json" && ext != ".yaml" && ext != ".yml" {
-			c.fault(path, shorten(p.DataFiles[i])+" is neither JSON nor YAML by its name", "name a .json, .yaml or .yml file")
-			continue
-		}
-		c.readable(path, &p.DataFiles[i])
-	}
 }
 
 func (c *checker) telemetry() {
@@ -101,6 +87,11 @@ func (c *checker) telemetry() {
 func (c *checker) admin(taken map[string]string) {
 	if !c.address(taken, "admin.address", &c.config.Admin.Address) {
 		c.fault("admin.address", c.config.Admin.Address+" can be reached by others, and has no authentication", "bind it to 127.0.0.1 or a unix socket")
+	}
+	names, digests := map[string]string{}, map[string]string{}
+	for i, o := range c.config.Admin.Operators {
+		c.unique(names, fmt.Sprintf("admin.operators[%d].id", i), o.Id)
+		c.unique(digests, fmt.Sprintf("admin.operators[%d].digest", i), o.Digest)
 	}
 }
 

@@ -44,7 +44,12 @@ func setDefaults(c *configv1.Config) {
 	}
 
 	if c.Policy != nil {
-		orDuration(&c.Policy.Timeout, time.Second)
+		setPolicy(c.Policy)
+	}
+	if len(c.Listeners) > 0 {
+		for _, e := range c.ExtAuthz {
+			or(&e.Listener, c.Listeners[0].Name)
+		}
 	}
 
 	if c.Authentication == nil {
@@ -91,6 +96,49 @@ func setDefaults(c *configv1.Config) {
 }
 
 const defaultAdmin = "127.0.0.1:9900"
+
+func setPolicy(p *configv1.Policy) {
+	orDuration(&p.Timeout, time.Second)
+	orNew(&p.RedactBytes, 4<<20)
+	setBundle(p.Bundle)
+	if p.Shadow != nil {
+		orNew(&p.Shadow.Samples, 100)
+		setBundle(p.Shadow.Bundle)
+	}
+	if p.DecisionLog != nil {
+		orNew(&p.DecisionLog.FileBytes, 100<<20)
+		orNew(&p.DecisionLog.Files, 5)
+	}
+	if p.Explain == nil {
+		p.Explain = &configv1.Explain{}
+	}
+	orNew(&p.Explain.Keep, 10000)
+	orDuration(&p.Explain.KeepFor, 15*time.Minute)
+	if p.Approvals == nil {
+		p.Approvals = &configv1.Approvals{}
+	}
+	orDuration(&p.Approvals.Expiry, 5*time.Minute)
+	orNew(&p.Approvals.Pending, 1000)
+	orNew(&p.Approvals.PendingPerPrincipal, 20)
+	or(&p.Approvals.By, "both")
+	if p.Labels == nil {
+		p.Labels = &configv1.Labels{}
+	}
+	orDuration(&p.Labels.Expiry, 24*time.Hour)
+	orNew(&p.Labels.Callers, 100000)
+}
+
+func setBundle(b *configv1.Bundle) {
+	if b == nil {
+		return
+	}
+	orDuration(&b.Poll, time.Minute)
+	orNew(&b.MaxBytes, 64<<20)
+	if v := b.Verification; v != nil {
+		or(&v.KeyId, "default")
+		or(&v.Algorithm, "RS256")
+	}
+}
 
 func setListener(l *configv1.Listener) {
 	or(&l.ClientTrace, "continue")

@@ -25,7 +25,9 @@ func open() *configv1.Config {
 			{Name: "a", Transport: &configv1.Server_Http{Http: &configv1.HTTPTransport{Credential: &configv1.Credential{}}}},
 			{Name: "b", Transport: &configv1.Server_Stdio{Stdio: &configv1.StdioTransport{}}},
 		},
-		Policy: &configv1.Policy{},
+		Policy: &configv1.Policy{
+			Bundle: &configv1.Bundle{Verification: &configv1.Verification{}}, Shadow: &configv1.Shadow{}, DecisionLog: &configv1.DecisionLog{},
+		},
 		Authentication: &configv1.Authentication{
 			ApiKeys: []*configv1.APIKey{{}},
 			Jwt:     []*configv1.JWTIssuer{{}},

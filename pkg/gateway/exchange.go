@@ -288,15 +288,26 @@ func (x *Exchange) use(m *jsonrpc.Message) (Verdict, *fault.Error) {
 
 // decide asks policy. Anything but allow is a refusal.
 func (x *Exchange) decide(q *policy.Question) *fault.Error {
-	r := x.Snapshot.Policy.Decide(x.ctx, q)
+	r := x.g.ruling(x.ctx, x.Snapshot, q)
 	x.Ruling = &r
 	switch {
 	case r.Err != nil:
 		return fault.New(fault.Internal, "policy could not rule on this call").Wrap(r.Err)
+	case r.Effect == policy.Allow && r.Obligations != nil:
+		return fault.New(fault.Internal, "policy demands what this version cannot do")
 	case r.Effect == policy.Allow:
 		return nil
 	}
 	return fault.New(fault.Denied, "%s", r.Public()).With(denial(&r))
+}
+
+// ruling asks policy about a call, and tells whoever listens.
+func (g *Gateway) ruling(ctx context.Context, s *Snapshot, q *policy.Question) policy.Ruling {
+	r := s.Policy.Decide(ctx, q)
+	if g.opts.Judged != nil {
+		g.opts.Judged(q, &r, s)
+	}
+	return r
 }
 
 // refuseUse tells a caller who can see the item why not; as a result where the endpoint says so, for the model to read.

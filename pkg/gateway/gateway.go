@@ -105,6 +105,9 @@ type Options struct {
 	Sessions session.Store
 	Failures Failures
 	Bytes    Bytes
+	// Judged, where set, hears of every ruling on a call, before anything is done about it. It must not wait, and keep nothing of the
+	// question after it has returned.
+	Judged func(q *policy.Question, r *policy.Ruling, s *Snapshot)
 	// ListBytes bounds the ready lists that are kept; 0 is 64 MiB.
 	ListBytes int
 	// ParkTime is how long an exchange waits for the broker; 0 is 30 s. ParkMax bounds how many wait; 0 is 16,384.

@@ -154,5 +154,6 @@ func (x *Exchange) MayRead(ctx context.Context, s *Snapshot, uri string) bool {
 	}
 	q := y.asks(mcp.MethodResourcesRead)
 	q.Item, q.URI = e.Item, uri
-	return s.Policy.Decide(ctx, q).Effect == policy.Allow
+	r := x.g.ruling(ctx, s, q)
+	return r.Effect == policy.Allow && r.Obligations == nil
 }

@@ -254,7 +254,7 @@ func list(t testing.TB, e *Engine, items []*catalog.Item, roles ...string) (show
 // evaluated, of which OPA takes two thirds. Under the race detector the pool drops what it is given now and then.
 const (
 	cachedAllocs = 12
-	freshAllocs  = 450
+	freshAllocs  = 460
 )
 
 func TestAllocations(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -48,8 +49,9 @@ type Engine struct {
 
 // policyRuling is what is remembered of a ruling.
 type policyRuling struct {
-	effect  policy.Effect
-	reasons []policy.Reason
+	effect      policy.Effect
+	reasons     []policy.Reason
+	obligations *policy.Obligations
 }
 
 // Rulings with more text than this are not remembered, so that the bound in entries is one in memory too.
@@ -121,7 +123,7 @@ func (e *Engine) decide(ctx context.Context, q *policy.Question) (r policy.Rulin
 			return refuse(err)
 		}
 		if m, ok := e.rulings.GetIfPresent(key); ok {
-			return policy.Ruling{Effect: m.effect, Reasons: m.reasons, Cached: true}
+			return policy.Ruling{Effect: m.effect, Reasons: m.reasons, Obligations: m.obligations, Cached: true}
 		}
 	}
 	input, err := e.selection.input(q, w, false)
@@ -135,7 +137,7 @@ func (e *Engine) decide(ctx context.Context, q *policy.Question) (r policy.Rulin
 	if e.reusable && m.small() {
 		e.rulings.Set(key, m)
 	}
-	return policy.Ruling{Effect: m.effect, Reasons: m.reasons}
+	return policy.Ruling{Effect: m.effect, Reasons: m.reasons, Obligations: m.obligations}
 }
 
 func refuse(err error) policy.Ruling { return policy.Ruling{Effect: policy.Deny, Err: err} }
@@ -144,6 +146,14 @@ func (m *policyRuling) small() bool {
 	size := 0
 	for _, r := range m.reasons {
 		size += len(r.Rule) + len(r.Message)
+	}
+	if o := m.obligations; o != nil {
+		for _, c := range slices.Concat(o.Rewrite, o.Redact) {
+			size += 64 + len(c.Path) + len(c.Pattern) + len(c.Value) + len(c.With)
+		}
+		for _, l := range o.Label {
+			size += 16 + len(l)
+		}
 	}
 	return size <= maxRemembered && len(m.reasons) <= maxReasons
 }
@@ -219,6 +229,8 @@ func readRuling(t *ast.Term) (*policyRuling, error) {
 				m.reasons = append(m.reasons, r)
 				return err
 			})
+		case "rewrite", "redact", "label":
+			return m.oblige(string(name), v)
 		default:
 			return fmt.Errorf("the ruling holds %v, which this version does not know", k)
 		}
@@ -228,8 +240,11 @@ func readRuling(t *ast.Term) (*policyRuling, error) {
 		return nil, err
 	}
 	switch m.effect {
-	case policy.Allow, policy.Deny, policy.Ask:
+	case policy.Deny:
+		m.obligations = nil
 		return m, nil
+	case policy.Allow, policy.Ask:
+		return m, m.consistent()
 	}
 	return nil, fmt.Errorf("the ruling's effect is %q", m.effect)
 }
@@ -241,7 +256,7 @@ func each(t *ast.Term, f func(*ast.Term) error) error {
 	case ast.Set:
 		return v.Iter(f) // in order
 	}
-	return errors.New("the ruling's reasons are neither array nor set")
+	return errors.New("a part of the ruling is neither array nor set")
 }
 
 func readReason(t *ast.Term) (policy.Reason, error) {
@@ -276,7 +291,7 @@ func (e *Engine) callKey(q *policy.Question, w *scratch) ([32]byte, error) {
 		b, err = e.appendItem(b, q.Item, w)
 	}
 	if err == nil && e.selection.read[resourceURI] {
-		if u, ok := uri(q); ok {
+		if u, ok := q.ConcreteURI(); ok {
 			b = appendText(append(b, 1), u)
 		} else {
 			b = append(b, 0)

@@ -1,6 +1,7 @@
 package opa
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -9,6 +10,8 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"github.com/open-policy-agent/opa/v1/ast"
 
 	"github.com/mcpgw/mcpgw/pkg/catalog"
 	"github.com/mcpgw/mcpgw/pkg/identity"
@@ -159,7 +162,7 @@ func TestFailsClosed(t *testing.T) {
 		"unknown effect":   {module: "package x\nruling := {\"effect\": \"Allow\"}", entry: "x/ruling", want: `effect is "Allow"`},
 		"no effect":        {module: "package x\nruling := {\"reasons\": []} if input.arguments.a == 1\nruling := {\"effect\": \"allow\"} if input.arguments.a == 2", entry: "x/ruling", arguments: `{"a":1}`, want: `effect is ""`},
 		"unknown obligation": {
-			module: "package x\nruling := {\"effect\": \"allow\", \"redact\": [1]}", entry: "x/ruling", want: "does not know",
+			module: "package x\nruling := {\"effect\": \"allow\", \"report\": [1]}", entry: "x/ruling", want: "does not know",
 		},
 		"timeout": {
 			module:  "package mcpgw.policy\nallow if count([1 | some a in numbers.range(1, 3000); some b in numbers.range(1, 3000); a + b == input.arguments.n]) > 0",
@@ -364,6 +367,22 @@ func TestInputFitsSchema(t *testing.T) {
 	r := call(&catalog.Item{Server: "fs", Kind: catalog.Resource, Name: "file:///a"}, "")
 	for _, q := range []*policy.Question{q, r} {
 		checkSchema(t, fullInput(t, q))
+		want, err := ast.ValueFromReader(bytes.NewReader(fullInput(t, q)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		text := q.AppendJSON(nil)
+		got, err := ast.ValueFromReader(bytes.NewReader(text))
+		if err != nil || got.Compare(want) != 0 {
+			t.Errorf("AppendJSON: %v\n%s\nwant %s", err, text, want)
+		}
+		back, err := policy.ParseQuestion(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if again := back.AppendJSON(nil); !bytes.Equal(again, text) {
+			t.Errorf("ParseQuestion and back: %s\nwant %s", again, text)
+		}
 	}
 	s := schemaPaths(t)
 	for _, p := range fieldPaths {

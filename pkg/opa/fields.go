@@ -5,7 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"slices"
-	"time"
+	"strconv"
 
 	"github.com/go-json-experiment/json/jsontext"
 
@@ -36,11 +36,14 @@ const (
 	resourceClaimed
 	resourceTags
 	resourceDigest
+	resourceDrift
+	resourceFindings
 	arguments
 	contextEndpoint
 	contextEra
 	contextRevision
 	contextLabels
+	contextLost
 	contextClientAddress
 	contextRequestID
 	contextRound
@@ -69,11 +72,14 @@ var fieldPaths = [fields][]string{
 	resourceClaimed:      {"resource", "claimed"},
 	resourceTags:         {"resource", "tags"},
 	resourceDigest:       {"resource", "digest"},
+	resourceDrift:        {"resource", "drift"},
+	resourceFindings:     {"resource", "findings"},
 	arguments:            {"arguments"},
 	contextEndpoint:      {"context", "endpoint"},
 	contextEra:           {"context", "era"},
 	contextRevision:      {"context", "revision"},
 	contextLabels:        {"context", "session", "labels"},
+	contextLost:          {"context", "session", "lost"},
 	contextClientAddress: {"context", "client_address"},
 	contextRequestID:     {"context", "request_id"},
 	contextRound:         {"context", "round"},
@@ -220,11 +226,14 @@ func (s *selection) appendCaller(b []byte, q *policy.Question, w *scratch) ([]by
 	if s.read[contextLabels] {
 		b = appendTexts(b, q.Context.Labels)
 	}
+	if s.read[contextLost] {
+		b = strconv.AppendBool(b, q.Context.LabelsLost)
+	}
 	if s.read[contextRound] {
 		b = binary.AppendVarint(b, int64(q.Context.Round))
 	}
 	if s.read[contextTime] {
-		b = appendText(b, timeText(q.Context.Time))
+		b = appendText(b, q.Context.TimeText())
 	}
 	if s.read[subjectClaims] {
 		return w.appendMembers(b, p.Claims, s.of[subjectClaims])
@@ -244,6 +253,7 @@ func (s *selection) appendItem(b []byte, i *catalog.Item, w *scratch) ([]byte, e
 		{resourceName, i.Name},
 		{resourceTitle, i.Title},
 		{resourceDigest, i.Digest},
+		{resourceDrift, i.Drift},
 	}
 	for k := range texts {
 		if s.read[texts[k].f] {
@@ -252,6 +262,9 @@ func (s *selection) appendItem(b []byte, i *catalog.Item, w *scratch) ([]byte, e
 	}
 	if s.read[resourceTags] {
 		b = appendTexts(b, i.Tags)
+	}
+	if s.read[resourceFindings] {
+		b = appendTexts(b, i.Findings)
 	}
 	var err error
 	if s.read[resourceAnnotations] {
@@ -264,22 +277,6 @@ func (s *selection) appendItem(b []byte, i *catalog.Item, w *scratch) ([]byte, e
 	}
 	return b, err
 }
-
-// uri is the resource's URI in a call; ok is false where there is none.
-func uri(q *policy.Question) (text string, ok bool) {
-	switch q.Item.Kind {
-	case catalog.Resource:
-		if q.URI == "" {
-			return q.Item.Name, true
-		}
-		return q.URI, true
-	case catalog.Template:
-		return q.URI, q.URI != ""
-	}
-	return "", false
-}
-
-func timeText(t time.Time) string { return t.UTC().Format(time.RFC3339Nano) }
 
 var errNoObject = errors.New("want the text of one JSON object")
 

@@ -71,7 +71,7 @@ func TestFaults(t *testing.T) {
 		},
 		"allow as text": {
 			module: "package mcpgw.policy\n\nallow := \"yes\"\n",
-			want:   []string{"shipped/mcpgw/main.rego:17:2: match error (in package mcpgw.policy allow is true or false"},
+			want:   []string{"shipped/mcpgw/main.rego:19:2: match error (in package mcpgw.policy allow is true or false"},
 		},
 		"entry point": {
 			module: "package mcpgw.policy\n\nallow := true\n", entry: "acme/ruling",

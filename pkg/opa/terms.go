@@ -213,7 +213,7 @@ func (s *selection) input(q *policy.Question, w *scratch, listing bool) (*ast.Te
 		return nil, err
 	}
 	if q.Item.Kind == catalog.Template && q.URI != "" && !listing || q.Item.Kind == catalog.Resource {
-		u, _ := uri(q)
+		u, _ := q.ConcreteURI()
 		if listing {
 			u = q.Item.Name
 		}
@@ -232,8 +232,8 @@ func (s *selection) input(q *policy.Question, w *scratch, listing bool) (*ast.Te
 		pair("resource", resource),
 		pair("context", ast.ObjectTerm(
 			pair("endpoint", text(c.Endpoint)), pair("era", text(c.Era)), pair("revision", text(c.Revision)),
-			pair("session", ast.ObjectTerm(pair("labels", texts(c.Labels)))), pair("client_address", text(c.ClientAddress)),
-			pair("request_id", text(c.RequestID)), pair("round", ast.IntNumberTerm(c.Round)), pair("time", text(timeText(c.Time))),
+			pair("session", ast.ObjectTerm(pair("labels", texts(c.Labels)), pair("lost", ast.InternedTerm(c.LabelsLost)))), pair("client_address", text(c.ClientAddress)),
+			pair("request_id", text(c.RequestID)), pair("round", ast.IntNumberTerm(c.Round)), pair("time", text(c.TimeText())),
 		)),
 	)
 	if !listing {
@@ -279,7 +279,7 @@ func (p *prepared) resource(i *catalog.Item) (*ast.Term, error) {
 		p.term = ast.ObjectTerm(
 			pair("type", text(i.Kind.String())), pair("id", text(i.ID())), pair("server", text(i.Server)), pair("name", text(i.Name)),
 			pair("title", text(i.Title)), pair("annotations", annotations), pair("claimed", claimed), pair("tags", texts(i.Tags)),
-			pair("digest", text(i.Digest)),
+			pair("digest", text(i.Digest)), pair("drift", text(i.Drift)), pair("findings", texts(i.Findings)),
 		)
 	})
 	return p.term, p.err

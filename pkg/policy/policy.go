@@ -44,7 +44,8 @@ type Context struct {
 	Revision      string    // of the protocol, as the client named it
 	ClientAddress string    // IP address, without a port
 	RequestID     string    // the gateway's, not the client's
-	Labels        []string  // what the session has been labelled with
+	Labels        []string  // what the session has been labelled with, in order
+	LabelsLost    bool      // there may have been other labels, which are not known any more
 	Round         int       // 0 for a first request, then how often the client came back with what it was asked for
 	Time          time.Time // when the request arrived; rules see it as RFC 3339 text in UTC
 }
@@ -58,14 +59,35 @@ type Reason struct {
 // Ruling is the answer to a question. The slices of a ruling may be shared with other rulings: do not change them.
 type Ruling struct {
 	Effect   Effect
-	Reasons  []Reason // of a refusal; in the order of their text
+	Reasons  []Reason // of a refusal or of what is asked; in the order of their text
 	Revision string   // of policy and data together
 	Cached   bool     // answered from an earlier, equal question
 	Duration time.Duration
 
+	// Obligations is what has to be done together with the call; nil for nothing. A deny has none. It may be shared with other
+	// rulings: do not change it.
+	Obligations *Obligations
+
 	// Err is an internal fault: the policy could not be evaluated, or said nothing that makes sense. The effect is then Deny, and
 	// the text of Err is for the log and the span alone.
 	Err error
+}
+
+// Obligations are conditions of an allow or an ask: whoever cannot meet one refuses.
+type Obligations struct {
+	Rewrite []Change // of the arguments, before the server sees them
+	Redact  []Change // of the result, before the client sees it
+	Label   []string // what the caller's session is marked with from now on; in order, without repeats
+}
+
+// Change is one change of a JSON document. Exactly one of Path and Pattern is set.
+type Change struct {
+	Path    string // a JSON pointer (RFC 6901), from the arguments or from the result; never the whole document
+	Pattern string // an RE2 expression; every match in every text of the document is replaced, member names excepted
+
+	// Value replaces what stands at Path, as JSON text; nil removes it. With replaces the matches of Pattern, where $1 names a group.
+	Value []byte
+	With  string
 }
 
 // Public is the reason text that a caller may read.

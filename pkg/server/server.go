@@ -326,6 +326,7 @@ func (s *Server) serveSockets(c *configv1.Config) error {
 	}
 	s.serveHTTP("admin", adminListener, &http.Server{ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 10 * time.Second, Handler: admin.Handler(admin.Options{
 		Ready: s.ready, Metrics: s.telemetry.Metrics.Handler(), Catalog: s.catalogReport,
+		Operators: s.operators, Guarded: a.Network == "unix", Routes: s.routes(),
 	})})
 	return nil
 }

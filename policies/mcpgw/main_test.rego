@@ -13,13 +13,12 @@ test_cases[note] if {
 		"empty sets say nothing": {"policy": {"allow": true, "deny": set(), "ask": set()}, "effect": "allow", "messages": []},
 		"all messages": {"policy": {"deny": {"b", "a"}}, "effect": "deny", "messages": ["a", "b"]},
 		"a message that is no text": {"policy": {"allow": true, "deny": {7}}, "effect": "deny", "messages": ["refused by policy"]},
-		"ask refuses in this version": {
-			"policy": {"allow": true, "ask": {"sure?"}}, "effect": "deny",
-			"messages": ["needs a human's confirmation, which this version cannot ask for: sure?"],
-		},
-		"an obligation refuses in this version": {
-			"policy": {"allow": true, "redact": {{"path": "/a", "with": ""}}}, "effect": "deny",
-			"messages": ["a rule asks for \"redact\", which this version cannot do"],
+		"ask wins over allow": {"policy": {"allow": true, "ask": {"sure?"}}, "effect": "ask", "messages": ["sure?"]},
+		"ask needs no allow": {"policy": {"ask": {"sure?"}}, "effect": "ask", "messages": ["sure?"]},
+		"deny wins over ask": {"policy": {"deny": {"no"}, "ask": {"sure?"}}, "effect": "deny", "messages": ["no"]},
+		"an obligation that is not known refuses": {
+			"policy": {"allow": true, "limit": {{"bucket": "b"}}}, "effect": "deny",
+			"messages": ["a rule asks for \"limit\", which this version cannot do"],
 		},
 	}
 
@@ -28,8 +27,18 @@ test_cases[note] if {
 	[reason.message | some reason in sort(ruling.reasons)] == tc.messages
 }
 
-test_every_obligation_refuses if {
-	every name in ["ask", "rewrite", "redact", "label", "limit", "require_scope"] {
+test_obligations_are_part_of_the_ruling if {
+	rules := {"rewrite": {{"path": "/a", "value": 1}}, "redact": {{"pattern": "x"}}, "label": {"secret"}}
+	allowed := main.ruling with data.mcpgw.policy as object.union({"allow": true}, rules)
+	allowed == object.union({"effect": "allow", "reasons": set()}, rules)
+	asked := main.ruling with data.mcpgw.policy as object.union({"ask": {"sure?"}}, rules)
+	asked == object.union({"effect": "ask", "reasons": {{"rule": "ask", "message": "sure?"}}}, rules)
+	denied := main.ruling with data.mcpgw.policy as object.union({"deny": {"no"}}, rules)
+	object.keys(denied) == {"effect", "reasons"}
+}
+
+test_what_is_not_known_refuses if {
+	every name in ["limit", "require_scope"] {
 		ruling := main.ruling with data.mcpgw.policy as {"allow": true, name: {"x"}}
 		ruling.effect == "deny"
 		count(ruling.reasons) == 1

@@ -50,6 +50,7 @@ var house = map[string]room{
 
 	"pkg/policy":   {floor: 4},
 	"pkg/limit":    {floor: 4},
+	"pkg/approval": {floor: 4},
 	"pkg/upstream": {floor: 4},
 
 	// the walk
@@ -68,6 +69,10 @@ var house = map[string]room{
 	"pkg/stdio":     {floor: 7},
 	"pkg/envoyproc": {floor: 7},
 	"pkg/admin":     {floor: 7, heavy: []string{prometheus}},
+	"pkg/decision":  {floor: 7, heavy: []string{opa}},
+
+	// bundles become the sources of the policy engine
+	"pkg/bundle": {floor: 8, heavy: []string{opa}},
 
 	// assembly; config stands one step below, since server reads it
 	"pkg/config": {floor: 8, heavy: []string{protobuf, protovalidate}},

@@ -53,7 +53,11 @@ type Config struct {
 	// Bounds of size, number and time.
 	Limits *Limits `protobuf:"bytes,8,opt,name=limits,proto3" json:"limits,omitempty"`
 	// The Envoy that mcpgw starts or stands beside.
-	Envoy         *Envoy `protobuf:"bytes,9,opt,name=envoy,proto3" json:"envoy,omitempty"`
+	Envoy *Envoy `protobuf:"bytes,9,opt,name=envoy,proto3" json:"envoy,omitempty"`
+	// What the servers' items looked like when somebody last agreed to them.
+	Pins *Pins `protobuf:"bytes,10,opt,name=pins,proto3" json:"pins,omitempty"`
+	// Rulings for an Envoy that has a configuration of its own.
+	ExtAuthz      []*ExtAuthz `protobuf:"bytes,11,rep,name=ext_authz,json=extAuthz,proto3" json:"ext_authz,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -151,12 +155,31 @@ func (x *Config) GetEnvoy() *Envoy {
 	return nil
 }
 
+func (x *Config) GetPins() *Pins {
+	if x != nil {
+		return x.Pins
+	}
+	return nil
+}
+
+func (x *Config) GetExtAuthz() []*ExtAuthz {
+	if x != nil {
+		return x.ExtAuthz
+	}
+	return nil
+}
+
 // Admin is the operator's own interface: `/healthz`, `/readyz`, `/metrics` and
-// what `mcpgw catalog` asks. It has no authentication, so it is local.
+// what the commands `catalog`, `explain`, `approve` and `policy` ask. It is
+// local. Health, metrics and the catalog are open to whoever reaches it; all
+// else needs the key of an operator, or a unix socket, whose mode 0600 guards
+// it.
 type Admin struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// A loopback address or a unix socket. Default: 127.0.0.1:9900.
-	Address       string `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
+	Address string `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
+	// Who may ask and do more, by key.
+	Operators     []*Operator `protobuf:"bytes,2,rep,name=operators,proto3" json:"operators,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -198,11 +221,199 @@ func (x *Admin) GetAddress() string {
 	return ""
 }
 
+func (x *Admin) GetOperators() []*Operator {
+	if x != nil {
+		return x.Operators
+	}
+	return nil
+}
+
+// Operator is one key for the admin interface, and what it opens.
+type Operator struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its name in the log.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// `sha256:` and the digest of the key, as `mcpgw key new` prints it.
+	Digest string `protobuf:"bytes,2,opt,name=digest,proto3" json:"digest,omitempty"`
+	// What the key opens: `explain` (why a call was ruled so, with the values that
+	// rules read), `approve` (answer questions of `ask` rules), `policy` (what the
+	// shadow policy would change; status of bundles).
+	May           []string `protobuf:"bytes,3,rep,name=may,proto3" json:"may,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Operator) Reset() {
+	*x = Operator{}
+	mi := &file_mcpgw_config_v1_config_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Operator) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Operator) ProtoMessage() {}
+
+func (x *Operator) ProtoReflect() protoreflect.Message {
+	mi := &file_mcpgw_config_v1_config_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Operator.ProtoReflect.Descriptor instead.
+func (*Operator) Descriptor() ([]byte, []int) {
+	return file_mcpgw_config_v1_config_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Operator) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Operator) GetDigest() string {
+	if x != nil {
+		return x.Digest
+	}
+	return ""
+}
+
+func (x *Operator) GetMay() []string {
+	if x != nil {
+		return x.May
+	}
+	return nil
+}
+
+// Pins holds the catalog against a lock file that `mcpgw catalog pin` wrote.
+type Pins struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The lock file. Items that differ from it, or are not in it, carry that in
+	// `input.resource.drift`; what follows is policy's to say.
+	File          string `protobuf:"bytes,1,opt,name=file,proto3" json:"file,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Pins) Reset() {
+	*x = Pins{}
+	mi := &file_mcpgw_config_v1_config_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Pins) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Pins) ProtoMessage() {}
+
+func (x *Pins) ProtoReflect() protoreflect.Message {
+	mi := &file_mcpgw_config_v1_config_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Pins.ProtoReflect.Descriptor instead.
+func (*Pins) Descriptor() ([]byte, []int) {
+	return file_mcpgw_config_v1_config_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Pins) GetFile() string {
+	if x != nil {
+		return x.File
+	}
+	return ""
+}
+
+// ExtAuthz is a front for an Envoy that somebody else configures: its ext_authz
+// filter asks, and gets the same rulings as a call through an endpoint. It cannot
+// filter lists or change a message.
+type ExtAuthz struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Where the gRPC service listens: a unix socket, or a loopback address.
+	Address string `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
+	// The server whose items are judged. A filter that sends the context extension
+	// `mcpgw.server` names another.
+	Server string `protobuf:"bytes,2,opt,name=server,proto3" json:"server,omitempty"`
+	// The listener whose credentials and allowed hosts and origins count. Default:
+	// the first.
+	Listener      string `protobuf:"bytes,3,opt,name=listener,proto3" json:"listener,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExtAuthz) Reset() {
+	*x = ExtAuthz{}
+	mi := &file_mcpgw_config_v1_config_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExtAuthz) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExtAuthz) ProtoMessage() {}
+
+func (x *ExtAuthz) ProtoReflect() protoreflect.Message {
+	mi := &file_mcpgw_config_v1_config_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExtAuthz.ProtoReflect.Descriptor instead.
+func (*ExtAuthz) Descriptor() ([]byte, []int) {
+	return file_mcpgw_config_v1_config_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *ExtAuthz) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *ExtAuthz) GetServer() string {
+	if x != nil {
+		return x.Server
+	}
+	return ""
+}
+
+func (x *ExtAuthz) GetListener() string {
+	if x != nil {
+		return x.Listener
+	}
+	return ""
+}
+
 var File_mcpgw_config_v1_config_proto protoreflect.FileDescriptor
 
 const file_mcpgw_config_v1_config_proto_rawDesc = "" +
 	"\n" +
-	"\x1cmcpgw/config/v1/config.proto\x12\x0fmcpgw.config.v1\x1a\x1bbuf/validate/validate.proto\x1a$mcpgw/config/v1/authentication.proto\x1a\x1emcpgw/config/v1/endpoint.proto\x1a\x1bmcpgw/config/v1/envoy.proto\x1a\x1cmcpgw/config/v1/limits.proto\x1a\x1emcpgw/config/v1/listener.proto\x1a\x1cmcpgw/config/v1/policy.proto\x1a\x1cmcpgw/config/v1/server.proto\x1a\x1fmcpgw/config/v1/telemetry.proto\"\x98\x04\n" +
+	"\x1cmcpgw/config/v1/config.proto\x12\x0fmcpgw.config.v1\x1a\x1bbuf/validate/validate.proto\x1a$mcpgw/config/v1/authentication.proto\x1a\x1emcpgw/config/v1/endpoint.proto\x1a\x1bmcpgw/config/v1/envoy.proto\x1a\x1cmcpgw/config/v1/limits.proto\x1a\x1emcpgw/config/v1/listener.proto\x1a\x1cmcpgw/config/v1/policy.proto\x1a\x1cmcpgw/config/v1/server.proto\x1a\x1fmcpgw/config/v1/telemetry.proto\"\x85\x05\n" +
 	"\x06Config\x12C\n" +
 	"\tlisteners\x18\x01 \x03(\v2\x19.mcpgw.config.v1.ListenerB\n" +
 	"\xbaH\a\x92\x01\x04\b\x01\x10@R\tlisteners\x12<\n" +
@@ -213,9 +424,24 @@ const file_mcpgw_config_v1_config_proto_rawDesc = "" +
 	"\ttelemetry\x18\x06 \x01(\v2\x1a.mcpgw.config.v1.TelemetryR\ttelemetry\x12,\n" +
 	"\x05admin\x18\a \x01(\v2\x16.mcpgw.config.v1.AdminR\x05admin\x12/\n" +
 	"\x06limits\x18\b \x01(\v2\x17.mcpgw.config.v1.LimitsR\x06limits\x12,\n" +
-	"\x05envoy\x18\t \x01(\v2\x16.mcpgw.config.v1.EnvoyR\x05envoy\"!\n" +
+	"\x05envoy\x18\t \x01(\v2\x16.mcpgw.config.v1.EnvoyR\x05envoy\x12)\n" +
+	"\x04pins\x18\n" +
+	" \x01(\v2\x15.mcpgw.config.v1.PinsR\x04pins\x12@\n" +
+	"\text_authz\x18\v \x03(\v2\x19.mcpgw.config.v1.ExtAuthzB\b\xbaH\x05\x92\x01\x02\x10\x10R\bextAuthz\"e\n" +
 	"\x05Admin\x12\x18\n" +
-	"\aaddress\x18\x01 \x01(\tR\aaddressB7Z5github.com/mcpgw/mcpgw/proto/mcpgw/config/v1;configv1b\x06proto3"
+	"\aaddress\x18\x01 \x01(\tR\aaddress\x12B\n" +
+	"\toperators\x18\x02 \x03(\v2\x19.mcpgw.config.v1.OperatorB\t\xbaH\x06\x92\x01\x03\x10\xe8\aR\toperators\"\x98\x01\n" +
+	"\bOperator\x12\x1a\n" +
+	"\x02id\x18\x01 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01\x18\x80\x01R\x02id\x124\n" +
+	"\x06digest\x18\x02 \x01(\tB\x1c\xbaH\x19r\x172\x15^sha256:[0-9a-f]{64}$R\x06digest\x12:\n" +
+	"\x03may\x18\x03 \x03(\tB(\xbaH%\x92\x01\"\b\x01\x18\x01\"\x1cr\x1aR\aexplainR\aapproveR\x06policyR\x03may\"#\n" +
+	"\x04Pins\x12\x1b\n" +
+	"\x04file\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x04file\"j\n" +
+	"\bExtAuthz\x12!\n" +
+	"\aaddress\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\aaddress\x12\x1f\n" +
+	"\x06server\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x06server\x12\x1a\n" +
+	"\blistener\x18\x03 \x01(\tR\blistenerB7Z5github.com/mcpgw/mcpgw/proto/mcpgw/config/v1;configv1b\x06proto3"
 
 var (
 	file_mcpgw_config_v1_config_proto_rawDescOnce sync.Once
@@ -229,34 +455,40 @@ func file_mcpgw_config_v1_config_proto_rawDescGZIP() []byte {
 	return file_mcpgw_config_v1_config_proto_rawDescData
 }
 
-var file_mcpgw_config_v1_config_proto_msgTypes = make([]protoimpl.MessageInfo, 2)
+var file_mcpgw_config_v1_config_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
 var file_mcpgw_config_v1_config_proto_goTypes = []any{
 	(*Config)(nil),         // 0: mcpgw.config.v1.Config
 	(*Admin)(nil),          // 1: mcpgw.config.v1.Admin
-	(*Listener)(nil),       // 2: mcpgw.config.v1.Listener
-	(*Server)(nil),         // 3: mcpgw.config.v1.Server
-	(*Endpoint)(nil),       // 4: mcpgw.config.v1.Endpoint
-	(*Policy)(nil),         // 5: mcpgw.config.v1.Policy
-	(*Authentication)(nil), // 6: mcpgw.config.v1.Authentication
-	(*Telemetry)(nil),      // 7: mcpgw.config.v1.Telemetry
-	(*Limits)(nil),         // 8: mcpgw.config.v1.Limits
-	(*Envoy)(nil),          // 9: mcpgw.config.v1.Envoy
+	(*Operator)(nil),       // 2: mcpgw.config.v1.Operator
+	(*Pins)(nil),           // 3: mcpgw.config.v1.Pins
+	(*ExtAuthz)(nil),       // 4: mcpgw.config.v1.ExtAuthz
+	(*Listener)(nil),       // 5: mcpgw.config.v1.Listener
+	(*Server)(nil),         // 6: mcpgw.config.v1.Server
+	(*Endpoint)(nil),       // 7: mcpgw.config.v1.Endpoint
+	(*Policy)(nil),         // 8: mcpgw.config.v1.Policy
+	(*Authentication)(nil), // 9: mcpgw.config.v1.Authentication
+	(*Telemetry)(nil),      // 10: mcpgw.config.v1.Telemetry
+	(*Limits)(nil),         // 11: mcpgw.config.v1.Limits
+	(*Envoy)(nil),          // 12: mcpgw.config.v1.Envoy
 }
 var file_mcpgw_config_v1_config_proto_depIdxs = []int32{
-	2, // 0: mcpgw.config.v1.Config.listeners:type_name -> mcpgw.config.v1.Listener
-	3, // 1: mcpgw.config.v1.Config.servers:type_name -> mcpgw.config.v1.Server
-	4, // 2: mcpgw.config.v1.Config.endpoints:type_name -> mcpgw.config.v1.Endpoint
-	5, // 3: mcpgw.config.v1.Config.policy:type_name -> mcpgw.config.v1.Policy
-	6, // 4: mcpgw.config.v1.Config.authentication:type_name -> mcpgw.config.v1.Authentication
-	7, // 5: mcpgw.config.v1.Config.telemetry:type_name -> mcpgw.config.v1.Telemetry
-	1, // 6: mcpgw.config.v1.Config.admin:type_name -> mcpgw.config.v1.Admin
-	8, // 7: mcpgw.config.v1.Config.limits:type_name -> mcpgw.config.v1.Limits
-	9, // 8: mcpgw.config.v1.Config.envoy:type_name -> mcpgw.config.v1.Envoy
-	9, // [9:9] is the sub-list for method output_type
-	9, // [9:9] is the sub-list for method input_type
-	9, // [9:9] is the sub-list for extension type_name
-	9, // [9:9] is the sub-list for extension extendee
-	0, // [0:9] is the sub-list for field type_name
+	5,  // 0: mcpgw.config.v1.Config.listeners:type_name -> mcpgw.config.v1.Listener
+	6,  // 1: mcpgw.config.v1.Config.servers:type_name -> mcpgw.config.v1.Server
+	7,  // 2: mcpgw.config.v1.Config.endpoints:type_name -> mcpgw.config.v1.Endpoint
+	8,  // 3: mcpgw.config.v1.Config.policy:type_name -> mcpgw.config.v1.Policy
+	9,  // 4: mcpgw.config.v1.Config.authentication:type_name -> mcpgw.config.v1.Authentication
+	10, // 5: mcpgw.config.v1.Config.telemetry:type_name -> mcpgw.config.v1.Telemetry
+	1,  // 6: mcpgw.config.v1.Config.admin:type_name -> mcpgw.config.v1.Admin
+	11, // 7: mcpgw.config.v1.Config.limits:type_name -> mcpgw.config.v1.Limits
+	12, // 8: mcpgw.config.v1.Config.envoy:type_name -> mcpgw.config.v1.Envoy
+	3,  // 9: mcpgw.config.v1.Config.pins:type_name -> mcpgw.config.v1.Pins
+	4,  // 10: mcpgw.config.v1.Config.ext_authz:type_name -> mcpgw.config.v1.ExtAuthz
+	2,  // 11: mcpgw.config.v1.Admin.operators:type_name -> mcpgw.config.v1.Operator
+	12, // [12:12] is the sub-list for method output_type
+	12, // [12:12] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_mcpgw_config_v1_config_proto_init() }
@@ -278,7 +510,7 @@ func file_mcpgw_config_v1_config_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_mcpgw_config_v1_config_proto_rawDesc), len(file_mcpgw_config_v1_config_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   2,
+			NumMessages:   5,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -23,21 +23,40 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// Policy is the Rego that rules on every call.
+// Policy is the Rego that rules on every call, and what is done with its
+// rulings.
 type Policy struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The directory of the `.rego` files, read with all below it; files that end
-	// in `_test.rego` are left out. Required.
+	// in `_test.rego` are left out. Either this or `bundle`.
 	Directory string `protobuf:"bytes,1,opt,name=directory,proto3" json:"directory,omitempty"`
 	// The rule that gives the ruling, as in `mcpgw.main.ruling`. Default: the
-	// shipped module, which combines `allow`, `deny` and `ask` of package
-	// `mcpgw.policy`.
+	// shipped module, which combines the rules of package `mcpgw.policy`.
 	EntryPoint string `protobuf:"bytes,2,opt,name=entry_point,json=entryPoint,proto3" json:"entry_point,omitempty"`
 	// JSON or YAML files that policies read as `data`, merged in this order.
 	DataFiles []string `protobuf:"bytes,3,rep,name=data_files,json=dataFiles,proto3" json:"data_files,omitempty"`
 	// The longest time one ruling may take; then the call is refused. Default:
 	// 1s.
-	Timeout       *durationpb.Duration `protobuf:"bytes,4,opt,name=timeout,proto3" json:"timeout,omitempty"`
+	Timeout *durationpb.Duration `protobuf:"bytes,4,opt,name=timeout,proto3" json:"timeout,omitempty"`
+	// An OPA bundle instead of a directory. It holds the data as well, so
+	// `data_files` goes with `directory` alone.
+	Bundle *Bundle `protobuf:"bytes,5,opt,name=bundle,proto3" json:"bundle,omitempty"`
+	// A second policy, evaluated beside the first on the same traffic and in the
+	// background; it never changes a ruling. `mcpgw policy shadow` shows where the
+	// two differ.
+	Shadow *Shadow `protobuf:"bytes,6,opt,name=shadow,proto3" json:"shadow,omitempty"`
+	// Where every ruling is written, with its question.
+	DecisionLog *DecisionLog `protobuf:"bytes,7,opt,name=decision_log,json=decisionLog,proto3" json:"decision_log,omitempty"`
+	// Questions that are kept in memory, so that `mcpgw explain ID` can explain
+	// them.
+	Explain *Explain `protobuf:"bytes,8,opt,name=explain,proto3" json:"explain,omitempty"`
+	// Calls that wait for a human, because of an `ask` rule.
+	Approvals *Approvals `protobuf:"bytes,9,opt,name=approvals,proto3" json:"approvals,omitempty"`
+	// What `label` rules have marked callers of the modern era with.
+	Labels *Labels `protobuf:"bytes,10,opt,name=labels,proto3" json:"labels,omitempty"`
+	// The largest result, in bytes, that a `redact` rule is applied to; a longer
+	// one is refused. At most `limits.server_message_bytes`. Default: 4194304.
+	RedactBytes   *uint32 `protobuf:"varint,11,opt,name=redact_bytes,json=redactBytes,proto3,oneof" json:"redact_bytes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -100,19 +119,743 @@ func (x *Policy) GetTimeout() *durationpb.Duration {
 	return nil
 }
 
+func (x *Policy) GetBundle() *Bundle {
+	if x != nil {
+		return x.Bundle
+	}
+	return nil
+}
+
+func (x *Policy) GetShadow() *Shadow {
+	if x != nil {
+		return x.Shadow
+	}
+	return nil
+}
+
+func (x *Policy) GetDecisionLog() *DecisionLog {
+	if x != nil {
+		return x.DecisionLog
+	}
+	return nil
+}
+
+func (x *Policy) GetExplain() *Explain {
+	if x != nil {
+		return x.Explain
+	}
+	return nil
+}
+
+func (x *Policy) GetApprovals() *Approvals {
+	if x != nil {
+		return x.Approvals
+	}
+	return nil
+}
+
+func (x *Policy) GetLabels() *Labels {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
+}
+
+func (x *Policy) GetRedactBytes() uint32 {
+	if x != nil && x.RedactBytes != nil {
+		return *x.RedactBytes
+	}
+	return 0
+}
+
+// Bundle is an OPA bundle and where it comes from.
+type Bundle struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Source:
+	//
+	//	*Bundle_Path
+	//	*Bundle_Url
+	//	*Bundle_Oci
+	Source isBundle_Source `protobuf_oneof:"source"`
+	// How the bundle's signature is verified. Without it only unsigned bundles
+	// are taken; with it only those that are signed with this key.
+	Verification *Verification `protobuf:"bytes,4,opt,name=verification,proto3" json:"verification,omitempty"`
+	// Time between two looks at `url` or `oci`. Default: 60s.
+	Poll *durationpb.Duration `protobuf:"bytes,5,opt,name=poll,proto3" json:"poll,omitempty"`
+	// How long the server of `url` may hold a request open until there is
+	// something new; such a server answers with the content type of OPA's long
+	// polling. Default: none.
+	LongPoll *durationpb.Duration `protobuf:"bytes,6,opt,name=long_poll,json=longPoll,proto3" json:"long_poll,omitempty"`
+	// A bearer token for `url` or `oci`.
+	Token *SecretSource `protobuf:"bytes,7,opt,name=token,proto3" json:"token,omitempty"`
+	// The CA certificates for `url` or `oci`, as a PEM file, instead of the
+	// system's.
+	CaFile string `protobuf:"bytes,8,opt,name=ca_file,json=caFile,proto3" json:"ca_file,omitempty"`
+	// The largest bundle, unpacked. Default: 67108864.
+	MaxBytes      *uint64 `protobuf:"varint,9,opt,name=max_bytes,json=maxBytes,proto3,oneof" json:"max_bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Bundle) Reset() {
+	*x = Bundle{}
+	mi := &file_mcpgw_config_v1_policy_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Bundle) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Bundle) ProtoMessage() {}
+
+func (x *Bundle) ProtoReflect() protoreflect.Message {
+	mi := &file_mcpgw_config_v1_policy_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Bundle.ProtoReflect.Descriptor instead.
+func (*Bundle) Descriptor() ([]byte, []int) {
+	return file_mcpgw_config_v1_policy_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Bundle) GetSource() isBundle_Source {
+	if x != nil {
+		return x.Source
+	}
+	return nil
+}
+
+func (x *Bundle) GetPath() string {
+	if x != nil {
+		if x, ok := x.Source.(*Bundle_Path); ok {
+			return x.Path
+		}
+	}
+	return ""
+}
+
+func (x *Bundle) GetUrl() string {
+	if x != nil {
+		if x, ok := x.Source.(*Bundle_Url); ok {
+			return x.Url
+		}
+	}
+	return ""
+}
+
+func (x *Bundle) GetOci() string {
+	if x != nil {
+		if x, ok := x.Source.(*Bundle_Oci); ok {
+			return x.Oci
+		}
+	}
+	return ""
+}
+
+func (x *Bundle) GetVerification() *Verification {
+	if x != nil {
+		return x.Verification
+	}
+	return nil
+}
+
+func (x *Bundle) GetPoll() *durationpb.Duration {
+	if x != nil {
+		return x.Poll
+	}
+	return nil
+}
+
+func (x *Bundle) GetLongPoll() *durationpb.Duration {
+	if x != nil {
+		return x.LongPoll
+	}
+	return nil
+}
+
+func (x *Bundle) GetToken() *SecretSource {
+	if x != nil {
+		return x.Token
+	}
+	return nil
+}
+
+func (x *Bundle) GetCaFile() string {
+	if x != nil {
+		return x.CaFile
+	}
+	return ""
+}
+
+func (x *Bundle) GetMaxBytes() uint64 {
+	if x != nil && x.MaxBytes != nil {
+		return *x.MaxBytes
+	}
+	return 0
+}
+
+type isBundle_Source interface {
+	isBundle_Source()
+}
+
+type Bundle_Path struct {
+	// A directory, or a `.tar.gz` file.
+	Path string `protobuf:"bytes,1,opt,name=path,proto3,oneof"`
+}
+
+type Bundle_Url struct {
+	// An HTTP or HTTPS address of a `.tar.gz`, asked with ETag.
+	Url string `protobuf:"bytes,2,opt,name=url,proto3,oneof"`
+}
+
+type Bundle_Oci struct {
+	// An image of an OCI registry: `HOST/REPOSITORY:TAG`.
+	Oci string `protobuf:"bytes,3,opt,name=oci,proto3,oneof"`
+}
+
+func (*Bundle_Path) isBundle_Source() {}
+
+func (*Bundle_Url) isBundle_Source() {}
+
+func (*Bundle_Oci) isBundle_Source() {}
+
+// Verification is the key that a bundle must be signed with.
+type Verification struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// A file with the public key as PEM, or with the secret of an HS algorithm.
+	KeyFile string `protobuf:"bytes,1,opt,name=key_file,json=keyFile,proto3" json:"key_file,omitempty"`
+	// The name that the signature gives its key. Default: default.
+	KeyId string `protobuf:"bytes,2,opt,name=key_id,json=keyId,proto3" json:"key_id,omitempty"`
+	// The signature's algorithm. Default: RS256.
+	Algorithm string `protobuf:"bytes,3,opt,name=algorithm,proto3" json:"algorithm,omitempty"`
+	// The scope that the signature must name. Default: none.
+	Scope         string `protobuf:"bytes,4,opt,name=scope,proto3" json:"scope,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Verification) Reset() {
+	*x = Verification{}
+	mi := &file_mcpgw_config_v1_policy_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Verification) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Verification) ProtoMessage() {}
+
+func (x *Verification) ProtoReflect() protoreflect.Message {
+	mi := &file_mcpgw_config_v1_policy_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Verification.ProtoReflect.Descriptor instead.
+func (*Verification) Descriptor() ([]byte, []int) {
+	return file_mcpgw_config_v1_policy_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Verification) GetKeyFile() string {
+	if x != nil {
+		return x.KeyFile
+	}
+	return ""
+}
+
+func (x *Verification) GetKeyId() string {
+	if x != nil {
+		return x.KeyId
+	}
+	return ""
+}
+
+func (x *Verification) GetAlgorithm() string {
+	if x != nil {
+		return x.Algorithm
+	}
+	return ""
+}
+
+func (x *Verification) GetScope() string {
+	if x != nil {
+		return x.Scope
+	}
+	return ""
+}
+
+// Shadow is a policy that is only watched.
+type Shadow struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As `policy.directory`. Either this or `bundle`.
+	Directory string `protobuf:"bytes,1,opt,name=directory,proto3" json:"directory,omitempty"`
+	// As `policy.data_files`.
+	DataFiles []string `protobuf:"bytes,2,rep,name=data_files,json=dataFiles,proto3" json:"data_files,omitempty"`
+	// As `policy.bundle`.
+	Bundle *Bundle `protobuf:"bytes,3,opt,name=bundle,proto3" json:"bundle,omitempty"`
+	// How many disagreements are kept as examples, with their questions. Default:
+	// 100.
+	Samples       *uint32 `protobuf:"varint,4,opt,name=samples,proto3,oneof" json:"samples,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Shadow) Reset() {
+	*x = Shadow{}
+	mi := &file_mcpgw_config_v1_policy_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Shadow) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Shadow) ProtoMessage() {}
+
+func (x *Shadow) ProtoReflect() protoreflect.Message {
+	mi := &file_mcpgw_config_v1_policy_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Shadow.ProtoReflect.Descriptor instead.
+func (*Shadow) Descriptor() ([]byte, []int) {
+	return file_mcpgw_config_v1_policy_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Shadow) GetDirectory() string {
+	if x != nil {
+		return x.Directory
+	}
+	return ""
+}
+
+func (x *Shadow) GetDataFiles() []string {
+	if x != nil {
+		return x.DataFiles
+	}
+	return nil
+}
+
+func (x *Shadow) GetBundle() *Bundle {
+	if x != nil {
+		return x.Bundle
+	}
+	return nil
+}
+
+func (x *Shadow) GetSamples() uint32 {
+	if x != nil && x.Samples != nil {
+		return *x.Samples
+	}
+	return 0
+}
+
+// DecisionLog writes every ruling in the format of OPA's decision logs. Rules of
+// package `system.log` named `mask` and `drop`, in the policy's directory or
+// bundle, take parts or whole entries out.
+type DecisionLog struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Write entries to standard error, as JSON lines beside the gateway's log.
+	Console bool `protobuf:"varint,1,opt,name=console,proto3" json:"console,omitempty"`
+	// Append entries to this file, one JSON object a line.
+	File string `protobuf:"bytes,2,opt,name=file,proto3" json:"file,omitempty"`
+	// The size at which `file` is renamed to `file.1`, the older ones counted up.
+	// Default: 104857600.
+	FileBytes *uint64 `protobuf:"varint,3,opt,name=file_bytes,json=fileBytes,proto3,oneof" json:"file_bytes,omitempty"`
+	// How many renamed files are kept. Default: 5.
+	Files *uint32 `protobuf:"varint,4,opt,name=files,proto3,oneof" json:"files,omitempty"`
+	// Send entries to OPA's `/logs` interface below this address, compressed and
+	// in batches.
+	Url string `protobuf:"bytes,5,opt,name=url,proto3" json:"url,omitempty"`
+	// A bearer token for `url`.
+	Token *SecretSource `protobuf:"bytes,6,opt,name=token,proto3" json:"token,omitempty"`
+	// The CA certificates for `url`, as a PEM file, instead of the system's.
+	CaFile        string `protobuf:"bytes,7,opt,name=ca_file,json=caFile,proto3" json:"ca_file,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DecisionLog) Reset() {
+	*x = DecisionLog{}
+	mi := &file_mcpgw_config_v1_policy_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DecisionLog) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DecisionLog) ProtoMessage() {}
+
+func (x *DecisionLog) ProtoReflect() protoreflect.Message {
+	mi := &file_mcpgw_config_v1_policy_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DecisionLog.ProtoReflect.Descriptor instead.
+func (*DecisionLog) Descriptor() ([]byte, []int) {
+	return file_mcpgw_config_v1_policy_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *DecisionLog) GetConsole() bool {
+	if x != nil {
+		return x.Console
+	}
+	return false
+}
+
+func (x *DecisionLog) GetFile() string {
+	if x != nil {
+		return x.File
+	}
+	return ""
+}
+
+func (x *DecisionLog) GetFileBytes() uint64 {
+	if x != nil && x.FileBytes != nil {
+		return *x.FileBytes
+	}
+	return 0
+}
+
+func (x *DecisionLog) GetFiles() uint32 {
+	if x != nil && x.Files != nil {
+		return *x.Files
+	}
+	return 0
+}
+
+func (x *DecisionLog) GetUrl() string {
+	if x != nil {
+		return x.Url
+	}
+	return ""
+}
+
+func (x *DecisionLog) GetToken() *SecretSource {
+	if x != nil {
+		return x.Token
+	}
+	return nil
+}
+
+func (x *DecisionLog) GetCaFile() string {
+	if x != nil {
+		return x.CaFile
+	}
+	return ""
+}
+
+// Explain bounds what is kept for `mcpgw explain ID`.
+type Explain struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How many questions. 0 keeps none. Default: 10000.
+	Keep *uint32 `protobuf:"varint,1,opt,name=keep,proto3,oneof" json:"keep,omitempty"`
+	// How long. Default: 15m.
+	KeepFor       *durationpb.Duration `protobuf:"bytes,2,opt,name=keep_for,json=keepFor,proto3" json:"keep_for,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Explain) Reset() {
+	*x = Explain{}
+	mi := &file_mcpgw_config_v1_policy_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Explain) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Explain) ProtoMessage() {}
+
+func (x *Explain) ProtoReflect() protoreflect.Message {
+	mi := &file_mcpgw_config_v1_policy_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Explain.ProtoReflect.Descriptor instead.
+func (*Explain) Descriptor() ([]byte, []int) {
+	return file_mcpgw_config_v1_policy_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *Explain) GetKeep() uint32 {
+	if x != nil && x.Keep != nil {
+		return *x.Keep
+	}
+	return 0
+}
+
+func (x *Explain) GetKeepFor() *durationpb.Duration {
+	if x != nil {
+		return x.KeepFor
+	}
+	return nil
+}
+
+// Approvals bounds what waits for a human.
+type Approvals struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How long a question may wait, and how long a yes lasts until it is used.
+	// Default: 5m.
+	Expiry *durationpb.Duration `protobuf:"bytes,1,opt,name=expiry,proto3" json:"expiry,omitempty"`
+	// How many may wait in all. Default: 1000.
+	Pending *uint32 `protobuf:"varint,2,opt,name=pending,proto3,oneof" json:"pending,omitempty"`
+	// How many of one principal. Default: 20.
+	PendingPerPrincipal *uint32 `protobuf:"varint,3,opt,name=pending_per_principal,json=pendingPerPrincipal,proto3,oneof" json:"pending_per_principal,omitempty"`
+	// Who may answer: `user`, the client itself, by elicitation or
+	// `input_required`; `operator`, by `mcpgw approve`; `both`: the client where
+	// it can ask, else the operator. Default: both.
+	By            string `protobuf:"bytes,4,opt,name=by,proto3" json:"by,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Approvals) Reset() {
+	*x = Approvals{}
+	mi := &file_mcpgw_config_v1_policy_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Approvals) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Approvals) ProtoMessage() {}
+
+func (x *Approvals) ProtoReflect() protoreflect.Message {
+	mi := &file_mcpgw_config_v1_policy_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Approvals.ProtoReflect.Descriptor instead.
+func (*Approvals) Descriptor() ([]byte, []int) {
+	return file_mcpgw_config_v1_policy_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *Approvals) GetExpiry() *durationpb.Duration {
+	if x != nil {
+		return x.Expiry
+	}
+	return nil
+}
+
+func (x *Approvals) GetPending() uint32 {
+	if x != nil && x.Pending != nil {
+		return *x.Pending
+	}
+	return 0
+}
+
+func (x *Approvals) GetPendingPerPrincipal() uint32 {
+	if x != nil && x.PendingPerPrincipal != nil {
+		return *x.PendingPerPrincipal
+	}
+	return 0
+}
+
+func (x *Approvals) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+// Labels says where labels of callers without a session live. A session's own
+// labels live and end with it.
+type Labels struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// A file that outlives the process. Default: none; after a start every caller
+	// without a session then counts as marked with every label, for `expiry`.
+	File string `protobuf:"bytes,1,opt,name=file,proto3" json:"file,omitempty"`
+	// How long a label lasts after it was last given. Default: 24h.
+	Expiry *durationpb.Duration `protobuf:"bytes,2,opt,name=expiry,proto3" json:"expiry,omitempty"`
+	// How many callers are remembered; whoever is forgotten for the sake of this
+	// bound counts as marked. Default: 100000.
+	Callers       *uint32 `protobuf:"varint,3,opt,name=callers,proto3,oneof" json:"callers,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Labels) Reset() {
+	*x = Labels{}
+	mi := &file_mcpgw_config_v1_policy_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Labels) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Labels) ProtoMessage() {}
+
+func (x *Labels) ProtoReflect() protoreflect.Message {
+	mi := &file_mcpgw_config_v1_policy_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Labels.ProtoReflect.Descriptor instead.
+func (*Labels) Descriptor() ([]byte, []int) {
+	return file_mcpgw_config_v1_policy_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Labels) GetFile() string {
+	if x != nil {
+		return x.File
+	}
+	return ""
+}
+
+func (x *Labels) GetExpiry() *durationpb.Duration {
+	if x != nil {
+		return x.Expiry
+	}
+	return nil
+}
+
+func (x *Labels) GetCallers() uint32 {
+	if x != nil && x.Callers != nil {
+		return *x.Callers
+	}
+	return 0
+}
+
 var File_mcpgw_config_v1_policy_proto protoreflect.FileDescriptor
 
 const file_mcpgw_config_v1_policy_proto_rawDesc = "" +
 	"\n" +
-	"\x1cmcpgw/config/v1/policy.proto\x12\x0fmcpgw.config.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\"\x83\x02\n" +
-	"\x06Policy\x12$\n" +
-	"\tdirectory\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\tdirectory\x12`\n" +
+	"\x1cmcpgw/config/v1/policy.proto\x12\x0fmcpgw.config.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cmcpgw/config/v1/server.proto\"\xff\x04\n" +
+	"\x06Policy\x12\x1c\n" +
+	"\tdirectory\x18\x01 \x01(\tR\tdirectory\x12`\n" +
 	"\ventry_point\x18\x02 \x01(\tB?\xbaH<r:28^([A-Za-z_][A-Za-z0-9_]*([./][A-Za-z_][A-Za-z0-9_]*)*)?$R\n" +
 	"entryPoint\x12*\n" +
 	"\n" +
 	"data_files\x18\x03 \x03(\tB\v\xbaH\b\x92\x01\x05\x10\x80\x02\x18\x01R\tdataFiles\x12E\n" +
 	"\atimeout\x18\x04 \x01(\v2\x19.google.protobuf.DurationB\x10\xbaH\r\xaa\x01\n" +
-	"\"\x02\b\x1e2\x04\x10\xc0\x84=R\atimeoutB7Z5github.com/mcpgw/mcpgw/proto/mcpgw/config/v1;configv1b\x06proto3"
+	"\"\x02\b\x1e2\x04\x10\xc0\x84=R\atimeout\x12/\n" +
+	"\x06bundle\x18\x05 \x01(\v2\x17.mcpgw.config.v1.BundleR\x06bundle\x12/\n" +
+	"\x06shadow\x18\x06 \x01(\v2\x17.mcpgw.config.v1.ShadowR\x06shadow\x12?\n" +
+	"\fdecision_log\x18\a \x01(\v2\x1c.mcpgw.config.v1.DecisionLogR\vdecisionLog\x122\n" +
+	"\aexplain\x18\b \x01(\v2\x18.mcpgw.config.v1.ExplainR\aexplain\x128\n" +
+	"\tapprovals\x18\t \x01(\v2\x1a.mcpgw.config.v1.ApprovalsR\tapprovals\x12/\n" +
+	"\x06labels\x18\n" +
+	" \x01(\v2\x17.mcpgw.config.v1.LabelsR\x06labels\x12/\n" +
+	"\fredact_bytes\x18\v \x01(\rB\a\xbaH\x04*\x02(\x01H\x00R\vredactBytes\x88\x01\x01B\x0f\n" +
+	"\r_redact_bytes\"\xd0\x03\n" +
+	"\x06Bundle\x12\x1d\n" +
+	"\x04path\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01H\x00R\x04path\x12\x1b\n" +
+	"\x03url\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x10\x01H\x00R\x03url\x12\x1b\n" +
+	"\x03oci\x18\x03 \x01(\tB\a\xbaH\x04r\x02\x10\x01H\x00R\x03oci\x12A\n" +
+	"\fverification\x18\x04 \x01(\v2\x1d.mcpgw.config.v1.VerificationR\fverification\x12B\n" +
+	"\x04poll\x18\x05 \x01(\v2\x19.google.protobuf.DurationB\x13\xbaH\x10\xaa\x01\r\"\x04\b\x80\xa3\x052\x05\x10\x80\xc2\xd7/R\x04poll\x12G\n" +
+	"\tlong_poll\x18\x06 \x01(\v2\x19.google.protobuf.DurationB\x0f\xbaH\f\xaa\x01\t\"\x03\b\x90\x1c2\x02\b\x01R\blongPoll\x123\n" +
+	"\x05token\x18\a \x01(\v2\x1d.mcpgw.config.v1.SecretSourceR\x05token\x12\x17\n" +
+	"\aca_file\x18\b \x01(\tR\x06caFile\x120\n" +
+	"\tmax_bytes\x18\t \x01(\x04B\x0e\xbaH\v2\t\x18\x80\x80\x80\x80\x04(\x80\bH\x01R\bmaxBytes\x88\x01\x01B\x0f\n" +
+	"\x06source\x12\x05\xbaH\x02\b\x01B\f\n" +
+	"\n" +
+	"_max_bytes\"\xda\x01\n" +
+	"\fVerification\x12\"\n" +
+	"\bkey_file\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\akeyFile\x12\x15\n" +
+	"\x06key_id\x18\x02 \x01(\tR\x05keyId\x12y\n" +
+	"\talgorithm\x18\x03 \x01(\tB[\xbaHXrVR\x00R\x05ES256R\x05ES384R\x05ES512R\x05HS256R\x05HS384R\x05HS512R\x05PS256R\x05PS384R\x05PS512R\x05RS256R\x05RS384R\x05RS512R\talgorithm\x12\x14\n" +
+	"\x05scope\x18\x04 \x01(\tR\x05scope\"\xb8\x01\n" +
+	"\x06Shadow\x12\x1c\n" +
+	"\tdirectory\x18\x01 \x01(\tR\tdirectory\x12*\n" +
+	"\n" +
+	"data_files\x18\x02 \x03(\tB\v\xbaH\b\x92\x01\x05\x10\x80\x02\x18\x01R\tdataFiles\x12/\n" +
+	"\x06bundle\x18\x03 \x01(\v2\x17.mcpgw.config.v1.BundleR\x06bundle\x12'\n" +
+	"\asamples\x18\x04 \x01(\rB\b\xbaH\x05*\x03\x18\x90NH\x00R\asamples\x88\x01\x01B\n" +
+	"\n" +
+	"\b_samples\"\x88\x02\n" +
+	"\vDecisionLog\x12\x18\n" +
+	"\aconsole\x18\x01 \x01(\bR\aconsole\x12\x12\n" +
+	"\x04file\x18\x02 \x01(\tR\x04file\x12-\n" +
+	"\n" +
+	"file_bytes\x18\x03 \x01(\x04B\t\xbaH\x062\x04(\x80\x80\x04H\x00R\tfileBytes\x88\x01\x01\x12#\n" +
+	"\x05files\x18\x04 \x01(\rB\b\xbaH\x05*\x03\x18\xe8\aH\x01R\x05files\x88\x01\x01\x12\x10\n" +
+	"\x03url\x18\x05 \x01(\tR\x03url\x123\n" +
+	"\x05token\x18\x06 \x01(\v2\x1d.mcpgw.config.v1.SecretSourceR\x05token\x12\x17\n" +
+	"\aca_file\x18\a \x01(\tR\x06caFileB\r\n" +
+	"\v_file_bytesB\b\n" +
+	"\x06_files\"~\n" +
+	"\aExplain\x12\"\n" +
+	"\x04keep\x18\x01 \x01(\rB\t\xbaH\x06*\x04\x18\xc0\x84=H\x00R\x04keep\x88\x01\x01\x12F\n" +
+	"\bkeep_for\x18\x02 \x01(\v2\x19.google.protobuf.DurationB\x10\xbaH\r\xaa\x01\n" +
+	"\"\x04\b\x80\xa3\x052\x02\b\x01R\akeepForB\a\n" +
+	"\x05_keep\"\x93\x02\n" +
+	"\tApprovals\x12C\n" +
+	"\x06expiry\x18\x01 \x01(\v2\x19.google.protobuf.DurationB\x10\xbaH\r\xaa\x01\n" +
+	"\"\x04\b\x80\xa3\x052\x02\b\x01R\x06expiry\x12*\n" +
+	"\apending\x18\x02 \x01(\rB\v\xbaH\b*\x06\x18\xa0\x8d\x06(\x01H\x00R\apending\x88\x01\x01\x12@\n" +
+	"\x15pending_per_principal\x18\x03 \x01(\rB\a\xbaH\x04*\x02(\x01H\x01R\x13pendingPerPrincipal\x88\x01\x01\x12-\n" +
+	"\x02by\x18\x04 \x01(\tB\x1d\xbaH\x1ar\x18R\x00R\x04userR\boperatorR\x04bothR\x02byB\n" +
+	"\n" +
+	"\b_pendingB\x18\n" +
+	"\x16_pending_per_principal\"\x96\x01\n" +
+	"\x06Labels\x12\x12\n" +
+	"\x04file\x18\x01 \x01(\tR\x04file\x12D\n" +
+	"\x06expiry\x18\x02 \x01(\v2\x19.google.protobuf.DurationB\x11\xbaH\x0e\xaa\x01\v\"\x05\b\x80\xe7\x84\x0f2\x02\b\x01R\x06expiry\x12&\n" +
+	"\acallers\x18\x03 \x01(\rB\a\xbaH\x04*\x02(\x01H\x00R\acallers\x88\x01\x01B\n" +
+	"\n" +
+	"\b_callersB7Z5github.com/mcpgw/mcpgw/proto/mcpgw/config/v1;configv1b\x06proto3"
 
 var (
 	file_mcpgw_config_v1_policy_proto_rawDescOnce sync.Once
@@ -126,18 +869,41 @@ func file_mcpgw_config_v1_policy_proto_rawDescGZIP() []byte {
 	return file_mcpgw_config_v1_policy_proto_rawDescData
 }
 
-var file_mcpgw_config_v1_policy_proto_msgTypes = make([]protoimpl.MessageInfo, 1)
+var file_mcpgw_config_v1_policy_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
 var file_mcpgw_config_v1_policy_proto_goTypes = []any{
 	(*Policy)(nil),              // 0: mcpgw.config.v1.Policy
-	(*durationpb.Duration)(nil), // 1: google.protobuf.Duration
+	(*Bundle)(nil),              // 1: mcpgw.config.v1.Bundle
+	(*Verification)(nil),        // 2: mcpgw.config.v1.Verification
+	(*Shadow)(nil),              // 3: mcpgw.config.v1.Shadow
+	(*DecisionLog)(nil),         // 4: mcpgw.config.v1.DecisionLog
+	(*Explain)(nil),             // 5: mcpgw.config.v1.Explain
+	(*Approvals)(nil),           // 6: mcpgw.config.v1.Approvals
+	(*Labels)(nil),              // 7: mcpgw.config.v1.Labels
+	(*durationpb.Duration)(nil), // 8: google.protobuf.Duration
+	(*SecretSource)(nil),        // 9: mcpgw.config.v1.SecretSource
 }
 var file_mcpgw_config_v1_policy_proto_depIdxs = []int32{
-	1, // 0: mcpgw.config.v1.Policy.timeout:type_name -> google.protobuf.Duration
-	1, // [1:1] is the sub-list for method output_type
-	1, // [1:1] is the sub-list for method input_type
-	1, // [1:1] is the sub-list for extension type_name
-	1, // [1:1] is the sub-list for extension extendee
-	0, // [0:1] is the sub-list for field type_name
+	8,  // 0: mcpgw.config.v1.Policy.timeout:type_name -> google.protobuf.Duration
+	1,  // 1: mcpgw.config.v1.Policy.bundle:type_name -> mcpgw.config.v1.Bundle
+	3,  // 2: mcpgw.config.v1.Policy.shadow:type_name -> mcpgw.config.v1.Shadow
+	4,  // 3: mcpgw.config.v1.Policy.decision_log:type_name -> mcpgw.config.v1.DecisionLog
+	5,  // 4: mcpgw.config.v1.Policy.explain:type_name -> mcpgw.config.v1.Explain
+	6,  // 5: mcpgw.config.v1.Policy.approvals:type_name -> mcpgw.config.v1.Approvals
+	7,  // 6: mcpgw.config.v1.Policy.labels:type_name -> mcpgw.config.v1.Labels
+	2,  // 7: mcpgw.config.v1.Bundle.verification:type_name -> mcpgw.config.v1.Verification
+	8,  // 8: mcpgw.config.v1.Bundle.poll:type_name -> google.protobuf.Duration
+	8,  // 9: mcpgw.config.v1.Bundle.long_poll:type_name -> google.protobuf.Duration
+	9,  // 10: mcpgw.config.v1.Bundle.token:type_name -> mcpgw.config.v1.SecretSource
+	1,  // 11: mcpgw.config.v1.Shadow.bundle:type_name -> mcpgw.config.v1.Bundle
+	9,  // 12: mcpgw.config.v1.DecisionLog.token:type_name -> mcpgw.config.v1.SecretSource
+	8,  // 13: mcpgw.config.v1.Explain.keep_for:type_name -> google.protobuf.Duration
+	8,  // 14: mcpgw.config.v1.Approvals.expiry:type_name -> google.protobuf.Duration
+	8,  // 15: mcpgw.config.v1.Labels.expiry:type_name -> google.protobuf.Duration
+	16, // [16:16] is the sub-list for method output_type
+	16, // [16:16] is the sub-list for method input_type
+	16, // [16:16] is the sub-list for extension type_name
+	16, // [16:16] is the sub-list for extension extendee
+	0,  // [0:16] is the sub-list for field type_name
 }
 
 func init() { file_mcpgw_config_v1_policy_proto_init() }
@@ -145,13 +911,25 @@ func file_mcpgw_config_v1_policy_proto_init() {
 	if File_mcpgw_config_v1_policy_proto != nil {
 		return
 	}
+	file_mcpgw_config_v1_server_proto_init()
+	file_mcpgw_config_v1_policy_proto_msgTypes[0].OneofWrappers = []any{}
+	file_mcpgw_config_v1_policy_proto_msgTypes[1].OneofWrappers = []any{
+		(*Bundle_Path)(nil),
+		(*Bundle_Url)(nil),
+		(*Bundle_Oci)(nil),
+	}
+	file_mcpgw_config_v1_policy_proto_msgTypes[3].OneofWrappers = []any{}
+	file_mcpgw_config_v1_policy_proto_msgTypes[4].OneofWrappers = []any{}
+	file_mcpgw_config_v1_policy_proto_msgTypes[5].OneofWrappers = []any{}
+	file_mcpgw_config_v1_policy_proto_msgTypes[6].OneofWrappers = []any{}
+	file_mcpgw_config_v1_policy_proto_msgTypes[7].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_mcpgw_config_v1_policy_proto_rawDesc), len(file_mcpgw_config_v1_policy_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   1,
+			NumMessages:   8,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
