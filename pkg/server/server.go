@@ -159,7 +159,7 @@ func newServer(ctx context.Context, o Options, c *config.Config) (s *Server, cle
 	s.streams = limit.NewSlots(int(l.GetStreamsPerPrincipal()))
 	s.bodies = limit.NewBytes(int64(l.GetBodiesInFlightBytes()))
 	s.gateway, err = gateway.New(gateway.Options{
-		Sessions: s.sessions, Bytes: s.bodies, ParkTime: l.GetPark().AsDuration(), SessionLifetime: l.GetSessionLifetime().AsDuration(),
+		Sessions: s.sessions, Bytes: s.bodies, Judged: s.judged, ParkTime: l.GetPark().AsDuration(), SessionLifetime: l.GetSessionLifetime().AsDuration(),
 		Failures: limit.NewFailureLimiter(limit.FailureOptions{Burst: int(l.GetFailedCredentialsPerMinute()), Every: time.Minute / time.Duration(max(1, l.GetFailedCredentialsPerMinute()))}),
 	})
 	if err != nil {
