@@ -1,9 +1,11 @@
 package policy
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/mcpgw/mcpgw/pkg/catalog"
@@ -61,6 +63,14 @@ func (q *Question) MarshalJSON() ([]byte, error) {
 		return nil, errors.New("a question needs subject and item")
 	}
 	return q.AppendJSON(nil), nil
+}
+
+// Clone is a question that may be kept. Principal and item are immutable and shared; the rest is copied.
+func (q *Question) Clone() *Question {
+	c := *q
+	c.Arguments = bytes.Clone(q.Arguments)
+	c.Context.Labels = slices.Clone(q.Context.Labels)
+	return &c
 }
 
 // TimeText is the time as rules see it.
