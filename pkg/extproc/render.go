@@ -86,27 +86,7 @@ func immediate(r *gateway.Reply) *extprocv3.ProcessingResponse {
 // metadataOf writes the facts into the namespace that Envoy's filters, spans and access log read.
 func metadataOf(f *gateway.Facts, own bool) *structpb.Struct {
 	fields := make(map[string]*structpb.Value, 10)
-	put := func(key, value string) {
-		if value != "" {
-			fields[key] = structpb.NewStringValue(value)
-		}
-	}
-	put("id_json", f.IDJSON)
-	put("lane", f.Lane)
-	put("era", f.Era)
-	put("server", f.Server)
-	put("decision_id", f.DecisionID)
-	put("method", f.Method)
-	put("tool", f.Tool)
-	put("origin", f.Origin)
-	name := f.Method
-	if f.Tool != "" {
-		name += " " + f.Tool
-	}
-	put("span_name", name)
-	if f.Server != "" {
-		put("upstream_span_name", name+" @"+f.Server)
-	}
+	f.Each(func(name, value string) { fields[name] = structpb.NewStringValue(value) })
 	if own {
 		fields["own_reply"] = structpb.NewBoolValue(true)
 	}

@@ -255,18 +255,27 @@ func (x *Exchange) legacyMethod(m *jsonrpc.Message) (Verdict, *fault.Error) {
 
 // use serves a message that names one item: resolve, check, decide, lane.
 func (x *Exchange) use(m *jsonrpc.Message) (Verdict, *fault.Error) {
+	t, v, f := x.judge(m)
+	if t == nil {
+		return v, f
+	}
+	return x.lane(t, m)
+}
+
+// judge finds the item that a message names and rules on it. Without a target it is refused, by a fault or a verdict.
+func (x *Exchange) judge(m *jsonrpc.Message) (*target, Verdict, *fault.Error) {
 	t, f := x.target(m)
 	if f != nil {
-		return nil, f
+		return nil, nil, f
 	}
 	if x.row.Mirrored {
 		if f := x.mirrors(mcp.HeaderName, t.public); f != nil {
-			return nil, f
+			return nil, nil, f
 		}
 	}
 	x.resolve(&t)
 	if t.entry == nil {
-		return nil, t.unknown()
+		return nil, nil, t.unknown()
 	}
 	x.Entry = t.entry
 	x.Kind, x.Server, x.Item, x.Public = t.entry.Item.Kind.String(), t.entry.Item.Server, t.entry.Item.Name, t.entry.Public
@@ -279,11 +288,12 @@ func (x *Exchange) use(m *jsonrpc.Message) (Verdict, *fault.Error) {
 	if refusal != nil {
 		if visible, err := x.Snapshot.Policy.Visible(x.ctx, q); !visible || err != nil { // whatever failed: what cannot be seen is unknown
 			x.Fault = refusal // the true reason: for the record alone
-			return nil, t.unknown()
+			return nil, nil, t.unknown()
 		}
-		return x.refuseUse(m, refusal)
+		v, f := x.refuseUse(m, refusal)
+		return nil, v, f
 	}
-	return x.lane(&t, m)
+	return &t, nil, nil
 }
 
 // decide asks policy. Anything but allow is a refusal.

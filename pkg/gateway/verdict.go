@@ -43,6 +43,31 @@ type Facts struct {
 	Origin     string // of a browser's page that may read the answer
 }
 
+// Each calls put with every fact that is known and its name, as metadata, spans and logs read them.
+func (f *Facts) Each(put func(name, value string)) {
+	say := func(name, value string) {
+		if value != "" {
+			put(name, value)
+		}
+	}
+	say("id_json", f.IDJSON)
+	say("lane", f.Lane)
+	say("era", f.Era)
+	say("server", f.Server)
+	say("decision_id", f.DecisionID)
+	say("method", f.Method)
+	say("tool", f.Tool)
+	say("origin", f.Origin)
+	name := f.Method
+	if f.Tool != "" {
+		name += " " + f.Tool
+	}
+	say("span_name", name)
+	if f.Server != "" {
+		say("upstream_span_name", name+" @"+f.Server)
+	}
+}
+
 // Names of headers that the gateway alone sets; Envoy removes a client's before anything reads them.
 const (
 	HeaderBackend  = "x-mcpgw-backend"

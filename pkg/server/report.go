@@ -38,6 +38,9 @@ func (s *Server) report(ctx context.Context, x *gateway.Exchange) {
 		e.Refusal, e.Code, e.Message, e.Cause = f.Kind.String(), f.Kind.Code(), f.Message, f.Cause
 	}
 	s.telemetry.Observe(ctx, e)
+	if r.Lane == gateway.LaneAuthorize {
+		return // another's Envoy serves it, and logs elsewhere
+	}
 	if standing := x.Class() == mcp.Listen || r.HTTPMethod == http.MethodGet; !standing { // streams end when their clients like
 		s.accesslog.Decided(accesslog.Decision{ID: r.DecisionID, Method: r.Method, Server: r.Server, Kind: r.Kind, Item: r.Item, Lane: r.Lane})
 	}

@@ -31,6 +31,7 @@ import (
 	"github.com/mcpgw/mcpgw/pkg/catalog"
 	"github.com/mcpgw/mcpgw/pkg/config"
 	"github.com/mcpgw/mcpgw/pkg/envoyproc"
+	"github.com/mcpgw/mcpgw/pkg/extauthz"
 	"github.com/mcpgw/mcpgw/pkg/extproc"
 	"github.com/mcpgw/mcpgw/pkg/gateway"
 	"github.com/mcpgw/mcpgw/pkg/internal/socket"
@@ -311,16 +312,17 @@ func (s *Server) serveSockets(c *configv1.Config) error {
 	s.slow = &http.Server{Handler: s.broker, ReadHeaderTimeout: 10 * time.Second}
 	s.serveHTTP("broker", brokerListener, s.slow)
 
+	for i, front := range c.ExtAuthz {
+		if err := s.serveExtAuthz(fmt.Sprintf("ext_authz %d", i), front); err != nil {
+			return err
+		}
+	}
+
 	a, err := config.ParseAddress(c.Admin.Address)
 	if err != nil {
 		return fmt.Errorf("admin.address: %w", err)
 	}
-	var adminListener net.Listener
-	if a.Network == "unix" {
-		adminListener, err = socket.Listen(a.Address, socket.Options{})
-	} else {
-		adminListener, err = net.Listen(a.Network, a.Address)
-	}
+	adminListener, err := listen(a)
 	if err != nil {
 		return fmt.Errorf("admin.address %s: %w; name another address, or end what listens there", a, err)
 	}
@@ -329,6 +331,37 @@ func (s *Server) serveSockets(c *configv1.Config) error {
 		Operators: s.operators, Guarded: a.Network == "unix", Routes: s.routes(),
 	})})
 	return nil
+}
+
+// serveExtAuthz opens the front for an Envoy that somebody else configures.
+func (s *Server) serveExtAuthz(name string, c *configv1.ExtAuthz) error {
+	a, err := config.ParseAddress(c.Address)
+	if err != nil {
+		return fmt.Errorf("%s: address: %w", name, err)
+	}
+	l, err := listen(a)
+	if err != nil {
+		return fmt.Errorf("%s: address %s: %w; name another address, or end what listens there", name, a, err)
+	}
+	g := grpc.NewServer(
+		grpc.MaxRecvMsgSize(maxMessage),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
+	)
+	extauthz.New(extauthz.Options{Gateway: s.gateway, Listener: c.Listener, Server: c.Server, Report: s.report, Log: s.log.With("component", "extauthz")}).Register(g)
+	s.crew.start(name, func(ctx context.Context) error {
+		stop := context.AfterFunc(ctx, g.Stop)
+		defer stop()
+		return g.Serve(l)
+	})
+	return nil
+}
+
+// listen opens an address of our own; a unix socket is its owner's alone.
+func listen(a config.Address) (net.Listener, error) {
+	if a.Network == "unix" {
+		return socket.Listen(a.Address, socket.Options{})
+	}
+	return net.Listen(a.Network, a.Address)
 }
 
 func (s *Server) serveHTTP(name string, l net.Listener, h *http.Server) {

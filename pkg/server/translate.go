@@ -130,6 +130,11 @@ func endpoints(c *configv1.Config) []catalog.Endpoint {
 		}
 		out = append(out, ep)
 	}
+	if len(c.ExtAuthz) > 0 { // the filter may name any server
+		for _, s := range c.Servers {
+			out = append(out, catalog.Endpoint{Name: gateway.AuthorizePath(s.Name), Path: gateway.AuthorizePath(s.Name), Servers: []catalog.Selection{{Server: s.Name}}})
+		}
+	}
 	return out
 }
 

@@ -175,7 +175,7 @@ func (s *Server) install(ctx context.Context, b *built) error {
 func startOnly(a, b *configv1.Config) []string {
 	var out []string
 	for name, same := range map[string]bool{
-		"admin": proto.Equal(a.Admin, b.Admin), "envoy": proto.Equal(a.Envoy, b.Envoy), "telemetry": proto.Equal(a.Telemetry, b.Telemetry),
+		"admin": a.Admin.GetAddress() == b.Admin.GetAddress(), "ext_authz": sameFronts(a.ExtAuthz, b.ExtAuthz), "envoy": proto.Equal(a.Envoy, b.Envoy), "telemetry": proto.Equal(a.Telemetry, b.Telemetry),
 		"limits (all but body_bytes, depth, upload and call_idle)": proto.Equal(fixed(a.Limits), fixed(b.Limits)),
 	} {
 		if !same {
@@ -184,6 +184,10 @@ func startOnly(a, b *configv1.Config) []string {
 	}
 	slices.Sort(out)
 	return out
+}
+
+func sameFronts(a, b []*configv1.ExtAuthz) bool {
+	return slices.EqualFunc(a, b, func(x, y *configv1.ExtAuthz) bool { return proto.Equal(x, y) })
 }
 
 // fixed is limits without those that a reload changes.

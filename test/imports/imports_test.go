@@ -62,7 +62,7 @@ var house = map[string]room{
 	// leaves: they know the gateway, and nothing of each other
 	"pkg/opa":       {floor: 7, heavy: []string{opa}},
 	"pkg/extproc":   {floor: 7, heavy: []string{grpc, protobuf, controlPlane}},
-	"pkg/extauthz":  {floor: 7, heavy: []string{grpc, protobuf, controlPlane}},
+	"pkg/extauthz":  {floor: 7, heavy: []string{grpc, protobuf, controlPlane, rpcStatus}},
 	"pkg/xds":       {floor: 7, heavy: []string{grpc, protobuf, controlPlane}},
 	"pkg/accesslog": {floor: 7, heavy: []string{grpc, protobuf, controlPlane}},
 	"pkg/telemetry": {floor: 7, heavy: []string{grpc, otel, prometheus}},
@@ -90,6 +90,7 @@ var readers = []string{"pkg/config", "pkg/server", "cmd/mcpgw"}
 // Heavy libraries, as prefixes of import paths separated by spaces.
 const (
 	grpc          = "google.golang.org/grpc"
+	rpcStatus     = "google.golang.org/genproto/googleapis/rpc"
 	protobuf      = "google.golang.org/protobuf"
 	protovalidate = "buf.build/go buf.build/gen/go/bufbuild/protovalidate"
 	controlPlane  = "github.com/envoyproxy/go-control-plane github.com/cncf/xds"
