@@ -4,6 +4,10 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/open-policy-agent/opa/v1/ast"
+	"github.com/open-policy-agent/opa/v1/rego"
 
 	"github.com/mcpgw/mcpgw/pkg/policy"
 )
@@ -43,6 +47,44 @@ func BenchmarkDecide(b *testing.B) {
 			e.Decide(b.Context(), q)
 		}
 	})
+}
+
+// bare is OPA's own prepared query for the entry point, and the input that the engine would build.
+func bare(t testing.TB, e *Engine, q *policy.Question) (rego.PreparedEvalQuery, *ast.Term) {
+	t.Helper()
+	p, err := rego.New(rego.Compiler(e.compiler), rego.Store(e.store), rego.Transaction(e.txn), rego.Query("x = "+mainEntry), rego.StrictBuiltinErrors(true)).PrepareForEval(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	input, err := e.selection.input(q, new(scratch), false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p, input
+}
+
+// BenchmarkAgainstBare evaluates one question by the engine and by OPA's prepared query in turn, and reports the ratio of the two.
+func BenchmarkAgainstBare(b *testing.B) {
+	for name, e := range map[string]*Engine{"example": load(b, example, exampleGrants), "rules200": load(b, manyRules(200), manyGrants())} {
+		b.Run(name, func(b *testing.B) {
+			p, input := bare(b, e, call(tool("git_log", `{"readOnlyHint":true}`), benchArguments, "reader"))
+			var own, theirs time.Duration
+			for b.Loop() {
+				start := time.Now()
+				if _, err := e.rule(b.Context(), input); err != nil {
+					b.Fatal(err)
+				}
+				between := time.Now()
+				if _, err := p.Eval(b.Context(), rego.EvalParsedInput(input.Value)); err != nil {
+					b.Fatal(err)
+				}
+				own, theirs = own+between.Sub(start), theirs+time.Since(between)
+			}
+			b.ReportMetric(float64(own.Nanoseconds())/float64(b.N), "ns-own/op")
+			b.ReportMetric(float64(theirs.Nanoseconds())/float64(b.N), "ns-bare/op")
+			b.ReportMetric(float64(own)/float64(theirs), "ratio")
+		})
+	}
 }
 
 func BenchmarkList(b *testing.B) {

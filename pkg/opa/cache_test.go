@@ -6,6 +6,8 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/open-policy-agent/opa/v1/rego"
+
 	"github.com/mcpgw/mcpgw/pkg/catalog"
 	"github.com/mcpgw/mcpgw/pkg/policy"
 )
@@ -202,6 +204,26 @@ func TestWarmList(t *testing.T) {
 	}
 }
 
+// TestColdList: what a policy cannot tell apart is evaluated once, however many items there are.
+func TestColdList(t *testing.T) {
+	evaluations := func(items []*catalog.Item) uint64 {
+		e := load(t, example, exampleGrants)
+		list(t, e, items, "reader")
+		return e.Evaluations()
+	}
+	var few, many []*catalog.Item
+	for i := range 1000 {
+		item := tool("t", []string{"", `{"readOnlyHint":true}`, `{"readOnlyHint":false}`}[i%3])
+		item.Title, item.Digest = fmt.Sprint("title ", i), fmt.Sprint(i)
+		if many = append(many, item); i < 3 {
+			few = append(few, item)
+		}
+	}
+	if one, thousand := evaluations(few), evaluations(many); one != thousand || one == 0 {
+		t.Errorf("3 items that differ for the policy take %d evaluations, 1,000 items of these 3 sorts %d", one, thousand)
+	}
+}
+
 func TestConcurrentUse(t *testing.T) {
 	e := load(t, example, exampleGrants)
 	items := thousand()[:40]
@@ -263,6 +285,11 @@ func TestAllocations(t *testing.T) {
 	e.Decide(t.Context(), q)
 	if n := testing.AllocsPerRun(200, func() { e.Decide(t.Context(), q) }); n > cachedAllocs {
 		t.Errorf("a cached ruling costs %v allocations, want at most %d", n, cachedAllocs)
+	}
+	p, input := bare(t, e, q)
+	own := testing.AllocsPerRun(50, func() { _, _ = e.rule(t.Context(), input) })
+	if theirs := testing.AllocsPerRun(50, func() { _, _ = p.Eval(t.Context(), rego.EvalParsedInput(input.Value)) }); own > theirs {
+		t.Errorf("an evaluation costs %v allocations, OPA's own prepared query %v", own, theirs)
 	}
 	e.reusable = false
 	if n := testing.AllocsPerRun(50, func() { e.Decide(t.Context(), q) }); n > freshAllocs {
