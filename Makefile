@@ -14,7 +14,7 @@ FUZZTIME ?= 20s
 SOAKTIME ?= 30m
 RACE     ?= ./pkg/... ./cmd/...
 
-.PHONY: help build tools lint-tools run test race fuzz bench conformance soak lint generate generate-check policy-test clean
+.PHONY: help build tools lint-tools run test race fuzz nightly bench conformance soak lint generate generate-check policy-test clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -49,6 +49,15 @@ fuzz: ## run every fuzz target for FUZZTIME (20s) each
 			go test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) "$$package"; \
 		done; \
 	done
+
+# -rapid.checks is known only where rapid is. One check of pkg/opa's is 25 questions with 8 calls each, one of pkg/gateway's 54 calls.
+nightly: ## properties over 100,000 generated cases and more, then every fuzz target; takes an hour
+	@for package in $$(grep -rl pgregory.net/rapid --include='*_test.go' pkg | xargs -n1 dirname | sort -u); do \
+		checks=10000; case $$package in pkg/opa|pkg/gateway|pkg/decision) checks=4000;; pkg/jsonrpc|pkg/edit) checks=100000;; esac; \
+		echo "== $$package, $$checks checks"; \
+		go test -count=1 -timeout 60m "./$$package" -rapid.checks=$$checks; \
+	done
+	@$(MAKE) fuzz
 
 bench: tools build ## measure cost per call against plain Envoy; writes .out/bench.json
 	go run ./test/bench

@@ -17,34 +17,6 @@ import (
 	"github.com/mcpgw/mcpgw/pkg/session"
 )
 
-// lines is a head as a rim shows it.
-type lines [][2]string
-
-func (l lines) Get(name string) string {
-	for _, h := range l {
-		if h[0] == name {
-			return h[1]
-		}
-	}
-	return ""
-}
-
-func (l lines) Values(name string) (out []string) {
-	for _, h := range l {
-		if h[0] == name {
-			out = append(out, h[1])
-		}
-	}
-	return out
-}
-
-func (l lines) Names() (out []string) {
-	for _, h := range l {
-		out = append(out, h[0])
-	}
-	return out
-}
-
 const budgetPolicy = `package mcpgw.policy
 
 allow if "reader" in input.subject.roles
@@ -108,8 +80,6 @@ func world(t testing.TB, servers, tools int) (*gateway.Gateway, *opa.Engine) {
 	return g, engine
 }
 
-const meta = `"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{},"io.modelcontextprotocol/clientInfo":{"name":"bench","version":"1"}}`
-
 func head(method, name string) *gateway.Head {
 	h := lines{
 		{"authorization", "Bearer key"},
@@ -133,7 +103,11 @@ func exchange(t testing.TB, g *gateway.Gateway, h *gateway.Head, body []byte) ga
 	if v != nil {
 		t.Fatalf("refused at the head: %s", v.(*gateway.Reply).Body)
 	}
-	return x.Body(body)
+	v = x.Body(body)
+	if r, ok := v.(*gateway.Reply); ok && r.Done != nil {
+		defer r.Done() // as a rim does once the reply is sent
+	}
+	return v
 }
 
 func call(name string) []byte {

@@ -16,17 +16,18 @@ import (
 	"github.com/mcpgw/mcpgw/pkg/policy"
 )
 
-// TestProperties makes random policies and asks random questions of them. Three things must hold:
+// TestProperties makes random policies and asks random questions of them. Four things must hold:
 //
 //   - an answer, from the cache or not, is what Rego says to the whole question, built by OPA's own reader;
 //   - hidden: no call is allowed or asked about;
-//   - shown, by a policy that reads nothing unknown: no call is refused.
+//   - shown, by a policy that reads nothing unknown: no call is refused;
+//   - deny wins: where any deny holds, nothing is allowed, asked or demanded.
 //
 // One check is 5 policies of 5 questions with 8 calls each, so the default of 100 checks is more than 2,000 questions and 16,000
 // calls, though a policy in eight has the wrong types; for more: go test ./pkg/opa -run TestProperties -rapid.checks=5000.
 func TestProperties(t *testing.T) {
 	items := someItems()
-	count := struct{ policies, refusedToLoad, hidden, shown, hits, refused, faults, partial int }{}
+	count := struct{ policies, refusedToLoad, hidden, shown, hits, refused, faults, partial, obliged, denied int }{}
 	rapid.Check(t, func(t *rapid.T) {
 		for range 5 {
 			source := (&author{t: t}).policy()
@@ -77,8 +78,21 @@ func TestProperties(t *testing.T) {
 					if got.Err != nil {
 						count.faults++
 					}
-					if got.Effect != want.Effect || !sameReasons(got.Reasons, want.Reasons) || (got.Err != nil) != (want.Err != nil) {
+					if got.Effect != want.Effect || !sameReasons(got.Reasons, want.Reasons) || (got.Err != nil) != (want.Err != nil) || !reflect.DeepEqual(got.Obligations, want.Obligations) {
 						t.Fatalf("got %+v\nwant %+v\n%s\n%s", got, want, source, fullInput(t, q))
+					}
+					if got.Obligations != nil {
+						count.obliged++
+					}
+					whole, err := ast.ValueFromReader(bytes.NewReader(fullInput(t, q)))
+					if err != nil {
+						t.Fatal(err)
+					}
+					if denied, err := e.evaluate(t.Context(), e.deny, ast.NewTerm(whole)); err == nil && denied != nil {
+						count.denied++
+						if got.Effect != policy.Deny || got.Obligations != nil {
+							t.Fatalf("a deny holds, and the ruling is %+v\n%s\n%s", got, source, fullInput(t, q))
+						}
 					}
 					switch {
 					case got.Effect == policy.Deny:
@@ -94,7 +108,7 @@ func TestProperties(t *testing.T) {
 		}
 	})
 	t.Logf("%+v", count)
-	if count.hidden == 0 || count.shown == 0 || count.hits == 0 || count.partial == 0 || count.faults == 0 || count.policies < 2*count.refusedToLoad {
+	if count.hidden == 0 || count.shown == 0 || count.hits == 0 || count.partial == 0 || count.faults == 0 || count.obliged == 0 || count.denied == 0 || count.policies < 2*count.refusedToLoad {
 		t.Error("the random policies do not reach everything")
 	}
 }
@@ -109,7 +123,7 @@ func reference(t *rapid.T, e *Engine, q *policy.Question) policy.Ruling {
 	if err != nil {
 		return refuse(err)
 	}
-	return policy.Ruling{Effect: m.effect, Reasons: m.reasons}
+	return policy.Ruling{Effect: m.effect, Reasons: m.reasons, Obligations: m.obligations}
 }
 
 func sameReasons(a, b []policy.Reason) bool {
@@ -218,7 +232,7 @@ func (a *author) policy() string {
 		fmt.Fprintf(&b, "deny contains %s if {\n%s}\n\n", pick(a.t, fmt.Sprintf(`"d%d"`, i), "input.subject.id", "input.arguments.s", `sprintf("%v", [input.arguments.a])`), a.body())
 	}
 	if pick(a.t, 0, 0, 0, 1) == 1 {
-		fmt.Fprintf(&b, "%s contains \"q\" if {\n%s}\n\n", pick(a.t, "ask", "label"), a.body())
+		fmt.Fprintf(&b, "%s if {\n%s}\n\n", pick(a.t, `ask contains "q"`, `label contains "q"`, `rewrite contains {"path": "/a", "value": input.arguments.b}`, `redact contains {"pattern": "x+"}`, `redact contains {"path": "/a", "with": input.subject.id}`, `limit contains {"bucket": "q"}`), a.body())
 	}
 	for i := range helpers {
 		a.level = i
