@@ -110,6 +110,8 @@ func furnish(t *testing.T, dir string) {
 	cert := authority.Issue(t, "mcp.example.org", time.Now().Add(time.Hour))
 	for name, text := range map[string]string{
 		"policy/p.rego":      "package mcpgw.policy\n\nallow := true\n",
+		"policy-next/p.rego": "package mcpgw.policy\n\nallow := true\n",
+		"keys/bundle.pem":    "key\n",
 		"grants.json":        "{}",
 		"secrets/docs-token": "token\n",
 		"keys/jwks.json":     `{"keys": []}`,
@@ -302,22 +304,26 @@ func TestDefaults(t *testing.T) {
 	}
 	readme := documents(t)["README.md"]
 	for what, want := range map[string]string{
-		"body; all bodies in flight":                                       fmt.Sprintf("%d MiB; %d MiB", l.GetBodyBytes()>>20, l.GetBodiesInFlightBytes()>>20),
-		"JSON nesting":                                                     number(l.GetDepth()),
-		"upload":                                                           span(l.Upload),
-		"a call without a byte; in all":                                    span(l.CallIdle) + "; " + span(l.CallTotal),
-		"legacy sessions; of one principal":                                number(l.GetSessions()) + "; " + number(l.GetSessionsPerPrincipal()),
-		"session life; idle":                                               span(l.SessionLifetime) + "; " + span(l.SessionIdle),
-		"open streams of one principal":                                    number(l.GetStreamsPerPrincipal()),
-		"a judged request waits for the broker":                            span(l.Park),
-		"comment line on a quiet stream":                                   span(l.StreamKeepalive),
-		"one message from a server that the gateway reads":                 fmt.Sprintf("%d MiB", l.GetServerMessageBytes()>>20),
-		"failed credentials of one address in a minute":                    number(l.GetFailedCredentialsPerMinute()),
-		"connections of clients; Envoy's heap":                             fmt.Sprintf("%s; %d GiB", number(l.GetConnections()), l.GetEnvoyHeapBytes()>>30),
-		"refresh of a server that says neither `ttlMs` nor `list_changed`": span(c.Servers[0].Refresh),
-		"one ruling":                                                       span(c.Policy.Timeout),
-		"drain":                                                            span(c.Envoy.DrainTime),
-		"trace sampling":                                                   fmt.Sprintf("%v %%", c.Telemetry.Otlp.GetSamplingPercent()),
+		"body; all bodies in flight":                                               fmt.Sprintf("%d MiB; %d MiB", l.GetBodyBytes()>>20, l.GetBodiesInFlightBytes()>>20),
+		"JSON nesting":                                                             number(l.GetDepth()),
+		"upload":                                                                   span(l.Upload),
+		"a call without a byte; in all":                                            span(l.CallIdle) + "; " + span(l.CallTotal),
+		"legacy sessions; of one principal":                                        number(l.GetSessions()) + "; " + number(l.GetSessionsPerPrincipal()),
+		"session life; idle":                                                       span(l.SessionLifetime) + "; " + span(l.SessionIdle),
+		"open streams of one principal":                                            number(l.GetStreamsPerPrincipal()),
+		"a judged request waits for the broker":                                    span(l.Park),
+		"comment line on a quiet stream":                                           span(l.StreamKeepalive),
+		"one message from a server that the gateway reads":                         fmt.Sprintf("%d MiB", l.GetServerMessageBytes()>>20),
+		"failed credentials of one address in a minute":                            number(l.GetFailedCredentialsPerMinute()),
+		"connections of clients; Envoy's heap":                                     fmt.Sprintf("%s; %d GiB", number(l.GetConnections()), l.GetEnvoyHeapBytes()>>30),
+		"refresh of a server that says neither `ttlMs` nor `list_changed`":         span(c.Servers[0].Refresh),
+		"one ruling":                                                               span(c.Policy.Timeout),
+		"rulings kept for `mcpgw explain`; how long":                               number(c.Policy.Explain.GetKeep()) + "; " + span(c.Policy.Explain.KeepFor),
+		"a question to a human waits; in all; of one principal":                    span(c.Policy.Approvals.Expiry) + "; " + number(c.Policy.Approvals.GetPending()) + "; " + number(c.Policy.Approvals.GetPendingPerPrincipal()),
+		"a label of a caller without a session lasts; callers that are remembered": span(c.Policy.Labels.Expiry) + "; " + number(c.Policy.Labels.GetCallers()),
+		"a result that is redacted":                                                fmt.Sprintf("%d MiB", c.Policy.GetRedactBytes()>>20),
+		"drain":                                                                    span(c.Envoy.DrainTime),
+		"trace sampling":                                                           fmt.Sprintf("%v %%", c.Telemetry.Otlp.GetSamplingPercent()),
 	} {
 		if row := fmt.Sprintf("\n| %s | %s |\n", what, want); !strings.Contains(readme, row) {
 			t.Errorf("README.md should have the row%s", row)
