@@ -169,9 +169,19 @@ type WarningKind uint8
 const (
 	WholeInput  WarningKind = iota + 1 // a rule reads the question as a whole: no ruling is ever remembered
 	Annotations                        // a rule reads input.resource.annotations: pointless if no server's may count
-	Unguarded                          // a deny compares or hands on an argument that may be absent or of another type
+	Unguarded                          // a deny, or what it makes use of, trusts an argument to be there or of a type
 	NoAllow                            // there is no allow rule: everything is refused
+	Untyped                            // an allow compares an argument by order, whatever its type
+	OutsideEnum                        // a field is compared with a value that it never has
 )
+
+var kindNames = [...]string{
+	WholeInput: "whole-input", Annotations: "annotations", Unguarded: "unguarded-argument", NoAllow: "no-allow", Untyped: "untyped-argument",
+	OutsideEnum: "outside-enum",
+}
+
+// String is the kind as the JSON output names it.
+func (k WarningKind) String() string { return kindNames[k] }
 
 // Warning is something legal that is probably not meant.
 type Warning struct {
@@ -200,127 +210,27 @@ func warnings(c *ast.Compiler, entry reads, own map[string]bool, main bool) []Wa
 	if !main {
 		return out
 	}
-	var denials []*ast.Rule
-	allow := false
+	allow, rules := false, false
+	var packages []string
 	for file, m := range c.Modules {
-		if !own[file] || !m.Package.Path.Equal(policyPackage) {
-			continue
-		}
-		for _, r := range m.Rules {
-			switch r.Head.Ref()[0].Value.String() {
-			case "deny":
-				denials = append(denials, r)
-			case "allow":
-				allow = true
-			}
+		switch {
+		case !own[file]:
+		case m.Package.Path.Equal(policyPackage):
+			rules = true
+			allow = allow || slices.ContainsFunc(m.Rules, func(r *ast.Rule) bool { return r.Head.Ref()[0].Value.String() == "allow" })
+		default:
+			packages = append(packages, strings.TrimPrefix(m.Package.Path.String(), "data."))
 		}
 	}
-	if !allow {
+	switch {
+	case !rules && len(packages) > 0:
+		slices.Sort(packages)
+		f := Fault{Message: "there is no package mcpgw.policy: every call is refused"}
+		f.Remedy = "rules that the gateway asks stand in it; there are: " + strings.Join(slices.Compact(packages), ", ")
+		out = append(out, Warning{NoAllow, f})
+	case !allow:
 		out = append(out, Warning{NoAllow, Fault{Message: "package mcpgw.policy has no allow rule: every call is refused"}})
 	}
-	proofs := proofsOf(denials)
-	for _, r := range denials {
-		for _, e := range r.Body {
-			for _, ref := range relied(r.Body, e) {
-				name := ref.String()
-				f := at(e.Location, "this deny lets a call pass that has no %s", name)
-				switch {
-				case !proofs.there[name]:
-				case negated(e) == nil && !proofs.typed[name]:
-					f.Message = fmt.Sprintf("this deny lets a call pass whose %s is of a type it does not expect", name)
-				default:
-					continue
-				}
-				f.Remedy = "refuse unless a rule of its own proves the argument harmless, as data.mcpgw.lib.arguments tells"
-				out = append(out, Warning{Unguarded, f})
-			}
-		}
-	}
-	return out
-}
-
-// proofs are what denials demand of arguments, by reference.
-type proofs struct{ there, typed map[string]bool }
-
-// proofsOf collects "not input.arguments.a" and "not is_number(input.arguments.a)": with a deny of each kind, others need no guard.
-// Whether all these denials are about the same items is not looked at.
-func proofsOf(denials []*ast.Rule) proofs {
-	p := proofs{map[string]bool{}, map[string]bool{}}
-	for _, r := range denials {
-		for _, e := range r.Body {
-			switch t := negated(e).(type) {
-			case *ast.Term:
-				if ref, ok := t.Value.(ast.Ref); ok && isArgument(ref) {
-					p.there[ref.String()] = true
-				}
-			case []*ast.Term:
-				if strings.HasPrefix(t[0].Value.String(), "is_") {
-					for _, ref := range argumentsOf(r.Body, t[1:]) {
-						p.typed[ref.String()] = true
-					}
-				}
-			}
-		}
-	}
-	return p
-}
-
-func isArgument(ref ast.Ref) bool {
-	return isInput(ref) && len(ref) > 2 && ref[1].Value.Compare(ast.String("arguments")) == 0
-}
-
-// negated is what an expression denies, or nil.
-func negated(e *ast.Expr) any {
-	if n, ok := e.Terms.(*ast.Not); ok {
-		if len(n.Body) == 1 {
-			return n.Body[0].Terms
-		}
-		return n.Body
-	}
-	if e.Negated {
-		return e.Terms
-	}
-	return nil
-}
-
-// argumentsOf finds the arguments among terms, seeing through locals that the body binds to them.
-func argumentsOf(body ast.Body, terms []*ast.Term) (out []ast.Ref) {
-	for _, t := range terms {
-		switch v := t.Value.(type) {
-		case ast.Ref:
-			if isArgument(v) {
-				out = append(out, v)
-			}
-		case ast.Var:
-			for _, e := range body {
-				if name, path := aliasOf(e); name == v && len(path) > 1 && path[0] == "arguments" {
-					ref := ast.Ref{ast.InputRootDocument}
-					for _, s := range path {
-						ref = append(ref, ast.StringTerm(s))
-					}
-					out = append(out, ref)
-				}
-			}
-		}
-	}
-	return out
-}
-
-// relied finds the arguments without which an expression of a deny cannot hold: those that it compares by order or inequality,
-// hands to a built-in function, or denies a call with. Equality needs no proof: what is not there is not equal. Tests of type are
-// proofs themselves, unless they are denied.
-func relied(body ast.Body, e *ast.Expr) []ast.Ref {
-	if terms, ok := negated(e).([]*ast.Term); ok {
-		return argumentsOf(body, terms[1:])
-	}
-	terms, ok := e.Terms.([]*ast.Term)
-	if !ok || e.Negated || e.IsEquality() || e.IsAssignment() {
-		return nil
-	}
-	operator := terms[0].Value.String()
-	_, builtin := ast.BuiltinMap[operator]
-	if !builtin || strings.HasPrefix(operator, "is_") || operator == ast.Equal.Name || strings.HasPrefix(operator, "internal.") {
-		return nil
-	}
-	return argumentsOf(body, terms[1:])
+	out = append(out, unguarded(c, own)...)
+	return append(out, outsideEnums(c, own)...)
 }

@@ -82,7 +82,13 @@ func Load(opts Options) (*Engine, error) {
 
 	all := walk(e.compiler, entry)
 	e.selection = choose(all)
-	e.reusable = len(all.unstable) == 0 && len(e.selection.volatile) == 0
+	for _, path := range e.selection.volatile {
+		e.unremembered = append(e.unremembered, "input."+path)
+	}
+	for _, b := range all.unstable {
+		e.unremembered = append(e.unremembered, b.Name)
+	}
+	e.reusable = len(e.unremembered) == 0
 	e.main = entry.String() == mainEntry
 	e.warnings = warnings(e.compiler, all, own, e.main)
 	slices.SortStableFunc(e.warnings, func(a, b Warning) int { return strings.Compare(a.String(), b.String()) })

@@ -34,9 +34,10 @@ type Engine struct {
 	ruling           *question
 	allow, deny, ask *question // only if main
 
-	selection selection
-	reusable  bool  // rulings depend on nothing but what keys hold
-	identity  *byte // tells engines apart without keeping them: see itemKey
+	selection    selection
+	unremembered []string // why rulings depend on more than what keys hold
+	reusable     bool     // they do not
+	identity     *byte    // tells engines apart without keeping them: see itemKey
 
 	// Rulings and answers about lists, by key. The library (W-TinyLFU) admits an entry into a full cache only if it has been asked
 	// for more often than the one it would replace; so one caller's ever new arguments pass through a small window and do not push
@@ -80,6 +81,10 @@ func (e *Engine) Revision() string { return e.revision }
 
 // Warnings are what is legal in the policy and probably not meant, by place.
 func (e *Engine) Warnings() []Warning { return e.warnings }
+
+// Unremembered says why no ruling of this policy is remembered: what its rules read that changes by itself. Empty means that rulings
+// are.
+func (e *Engine) Unremembered() []string { return e.unremembered }
 
 // Evaluations counts how often Rego has been evaluated, partial evaluations included.
 func (e *Engine) Evaluations() uint64 { return e.evaluations.Load() }

@@ -62,10 +62,18 @@ func at(l *ast.Location, format string, args ...any) Fault {
 	return f
 }
 
+// emptyModule is what OPA's parser says of a file without a statement.
+const emptyModule = "empty module"
+
 // faultsOf takes apart an error of OPA's parser or compiler. file is where it happened if the error itself does not say.
 func faultsOf(err error, file string) Faults {
+	if faults := (Faults)(nil); errors.As(err, &faults) {
+		return slices.Clone(faults)
+	}
 	var many ast.Errors
-	if !errors.As(err, &many) {
+	if one := (*ast.Error)(nil); errors.As(err, &one) {
+		many = ast.Errors{one}
+	} else if !errors.As(err, &many) {
 		return Faults{{File: file, Message: err.Error()}}
 	}
 	var out Faults
@@ -73,6 +81,9 @@ func faultsOf(err error, file string) Faults {
 		f := at(e.Location, "%s", e.Message)
 		if f.File == "" {
 			f.File = file
+		}
+		if f.Message == emptyModule {
+			f.Remedy = "a file of rules begins with a package, such as package mcpgw.policy"
 		}
 		if strings.HasPrefix(f.File, shippedPrefix) { // a policy's rules do not have the types that the main module reads
 			f.Remedy = "in package mcpgw.policy allow is true or false, and deny, ask and the others are sets of messages"

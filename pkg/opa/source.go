@@ -30,6 +30,11 @@ const maxFile = 64 << 20
 // are left out. Tests (*_test.rego) are in it, because [Test] wants them; [Load] passes them over.
 func ReadDir(dir string) ([]File, error) {
 	var names []string
+	if real, err := filepath.EvalSymlinks(dir); err == nil && real != filepath.Clean(dir) {
+		if i, err := os.Lstat(dir); err == nil && i.Mode()&fs.ModeSymlink != 0 {
+			dir = strings.TrimSuffix(dir, "/") + "/" // the walk does not follow a link, even as its start
+		}
+	}
 	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		switch {
 		case err != nil:
@@ -56,6 +61,9 @@ func ReadDir(dir string) ([]File, error) {
 func ReadFiles(names ...string) ([]File, error) {
 	var out []File
 	for _, name := range names {
+		if i, err := os.Stat(name); err == nil && !i.Mode().IsRegular() { // a pipe would be waited for
+			return nil, fmt.Errorf("%s: is no regular file", name)
+		}
 		f, err := os.Open(name)
 		if err != nil {
 			return nil, err

@@ -1,0 +1,77 @@
+package opa
+
+import (
+	"context"
+	"slices"
+
+	"github.com/open-policy-agent/opa/v1/storage"
+	"github.com/open-policy-agent/opa/v1/storage/inmem"
+)
+
+// Findings are what [Check] says of a policy. It may be shipped if there are no faults.
+type Findings struct {
+	Faults   Faults
+	Warnings []Warning
+	Engine   *Engine // nil if the policy could not be loaded; it may be there beside faults that [Load] takes for warnings
+}
+
+// maxFindings bounds what is told at once.
+const maxFindings = 1000
+
+// Check looks at a policy as its author does before it is shipped: all that [Load] looks at, the tests among the modules, and what a
+// running gateway only warns of. An argument that a denial trusts is a fault here, since the call that it ought to refuse passes; a
+// gateway loads such a policy all the same, because to refuse it would take the rest of the policy away as well.
+func Check(ctx context.Context, opts Options) Findings {
+	var out Findings
+	e, err := Load(opts)
+	if err != nil {
+		out.Faults = faultsOf(err, "")
+	} else {
+		out.Engine = e
+		for _, w := range e.Warnings() {
+			if w.Kind == Unguarded {
+				out.Faults = append(out.Faults, w.Fault)
+			} else {
+				out.Warnings = append(out.Warnings, w)
+			}
+		}
+	}
+	out.Faults = append(out.Faults, checkTests(ctx, opts, err == nil)...)
+	out.Faults.sort()
+	out.Faults = slices.CompactFunc(out.Faults, func(a, b Fault) bool { return a == b })
+	if more := len(out.Faults) - maxFindings; more > 0 {
+		out.Faults = append(out.Faults[:maxFindings:maxFindings], Fault{Message: "there are more faults; mend these first"})
+	}
+	if len(out.Warnings) > maxFindings {
+		out.Warnings = out.Warnings[:maxFindings]
+	}
+	return out
+}
+
+// checkTests compiles the tests, if there are any, as strictly as what they test. Where the policy itself is faulty, only their syntax
+// is looked at.
+func checkTests(ctx context.Context, opts Options, compiles bool) (faults Faults) {
+	if !slices.ContainsFunc(opts.Modules, func(f File) bool { return isTest(f.Name) }) {
+		return nil
+	}
+	ship, err := shipped()
+	if err != nil {
+		return Faults{{Message: err.Error()}}
+	}
+	ship = slices.DeleteFunc(ship, func(f File) bool { return isTest(f.Name) })
+	modules, own, faults := parse(ship, opts.Modules, true)
+	if len(faults) == 0 && compiles {
+		data, _ := mergeData(opts.Data)
+		store := inmem.NewFromObjectWithOpts(data, inmem.OptRoundTripOnWrite(false))
+		txn, err := store.NewTransaction(ctx)
+		if err != nil {
+			return Faults{{Message: err.Error()}}
+		}
+		defer store.Abort(ctx, txn)
+		c, more := compile(modules, storage.NonEmpty(ctx, store, txn))
+		if faults = more; len(faults) == 0 {
+			faults = checkCompiled(c, own)
+		}
+	}
+	return slices.DeleteFunc(faults, func(f Fault) bool { return !isTest(f.File) })
+}
