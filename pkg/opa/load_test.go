@@ -168,7 +168,7 @@ func TestWarnings(t *testing.T) {
 		want   []string
 	}{
 		"none": {
-			"package mcpgw.policy\nallow if input.subject.id == \"a\"\ndeny contains \"x\" if not small\nsmall if input.arguments.n < 5\n", nil,
+			"package mcpgw.policy\nallow if input.subject.id == \"a\"\ndeny contains \"x\" if not small\nsmall if {\n\tis_number(input.arguments.n)\n\tinput.arguments.n < 5\n}\n", nil,
 		},
 		"whole": {
 			"package mcpgw.policy\nallow if {\n\tx := input\n\tcount(x) > 5\n}\nallow if count(input) > 5\n",
