@@ -23,8 +23,11 @@ type File struct {
 	Text []byte
 }
 
-// maxFile bounds a source file, in bytes.
-const maxFile = 64 << 20
+// maxFile bounds a source file, in bytes; maxRego the Rego of a directory, which takes about 200 times its size in memory to compile.
+const (
+	maxFile = 64 << 20
+	maxRego = 8 << 20
+)
 
 // ReadDir reads the Rego files of a directory and of those below it, in the order of their names. Hidden files and directories
 // are left out. Tests (*_test.rego) are in it, because [Test] wants them; [Load] passes them over.
@@ -53,6 +56,15 @@ func ReadDir(dir string) ([]File, error) {
 	}
 	if len(names) == 0 { // it would be a policy that refuses everything, and nobody means that by an empty mount
 		return nil, fmt.Errorf("%s: holds no .rego file", dir)
+	}
+	size := int64(0)
+	for _, name := range names {
+		if i, err := os.Stat(name); err == nil { // what cannot be looked at cannot be read, which is told below
+			size += i.Size()
+		}
+	}
+	if size > maxRego {
+		return nil, fmt.Errorf("%s: holds more than %d MiB of Rego; tables of values belong into data files", dir, maxRego>>20)
 	}
 	return ReadFiles(names...)
 }
