@@ -263,6 +263,16 @@ func TestPolicyCheckConfig(t *testing.T) {
 	}
 	_, _, err = runPolicy(t, "check", "--config", "none.yaml")
 	says(t, err, "none.yaml")
+
+	// Without a word mcpgw.yaml is read; a directory that is named is another one.
+	folder(t, map[string]string{"mcpgw.yaml": fmt.Sprintf(checkedConfig, ""), "rules/a.rego": reads, "rules/b.rego": "package b\n\nx := 1\n", "more.yaml": "a: 1\n", "policy/a.rego": reads})
+	for args, want := range map[string]string{"": "ok: 2 files", "policy": "ok: 1 files"} {
+		out, _, err := runPolicy(t, append([]string{"check"}, strings.Fields(args)...)...)
+		says(t, err, "")
+		if !strings.Contains(out, want) {
+			t.Errorf("%q: %s", args, out)
+		}
+	}
 }
 
 func TestPolicyCheckJSON(t *testing.T) {

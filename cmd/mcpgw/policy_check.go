@@ -30,12 +30,13 @@ is wrong. A field that input does not have, a conflict of types, a rule whose na
 rule of data.mcpgw that is not there, and an argument that a deny trusts are faults. A rule that reads the whole input, so that no
 ruling is remembered, and a comparison with a value that a field never has are warnings.
 
-DIR is ./policy if nothing else is said, and its data is data.yaml, data.yml or data.json in it, if there is one. With --config all
-of it comes from a configuration. What cannot be found is told in policies/README.md.`,
+The data of DIR is data.yaml, data.yml or data.json in it, if there is one. With --config directory, data and entry point come from a
+configuration; without either, from mcpgw.yaml if there is one, else DIR is ./policy. What cannot be found is told in
+policies/README.md.`,
 		Example: "  mcpgw policy check\n  mcpgw policy check examples/quickstart/policy\n  mcpgw policy check --config mcpgw.yaml --output json",
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
-			opts, trusted, err := src.options(c, args)
+			opts, trusted, err := src.options(args)
 			if err != nil {
 				return err
 			}
@@ -46,6 +47,9 @@ of it comes from a configuration. What cannot be found is told in policies/READM
 	out.flag(c)
 	return c
 }
+
+// defaultConfig is what most commands read if they are not told.
+const defaultConfig = "mcpgw.yaml"
 
 // policySource is where a policy comes from: a directory, or a configuration.
 type policySource struct {
@@ -60,9 +64,14 @@ func (s *policySource) flags(c *cobra.Command) {
 }
 
 // options reads the files. trusted says whether the configuration, if there is one, lets annotations of some server count.
-func (s *policySource) options(c *cobra.Command, args []string) (opts opa.Options, trusted bool, err error) {
+func (s *policySource) options(args []string) (opts opa.Options, trusted bool, err error) {
 	dir, data, trusted := policyDir, s.data, true
 	opts.Entrypoint = s.entry
+	if s.config == "" && len(args) == 0 && len(s.data) == 0 && s.entry == "" {
+		if _, err := os.Stat(defaultConfig); err == nil {
+			s.config = defaultConfig
+		}
+	}
 	if s.config != "" {
 		if len(args) > 0 || len(s.data) > 0 || s.entry != "" {
 			return opts, false, errors.New("--config says directory, data files and entry point; leave DIR, --data and --entry-point out")

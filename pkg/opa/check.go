@@ -181,7 +181,12 @@ var kindNames = [...]string{
 }
 
 // String is the kind as the JSON output names it.
-func (k WarningKind) String() string { return kindNames[k] }
+func (k WarningKind) String() string {
+	if int(k) < len(kindNames) && kindNames[k] != "" {
+		return kindNames[k]
+	}
+	return "other"
+}
 
 // Warning is something legal that is probably not meant.
 type Warning struct {

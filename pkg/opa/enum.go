@@ -67,7 +67,7 @@ func outsideEnums(c *ast.Compiler, own map[string]bool) (out []Warning) {
 					if !ok {
 						continue
 					}
-					for _, text := range textsOf(terms[2-i]) {
+					for _, text := range constantTexts(terms[2-i]) {
 						if !slices.Contains(known, text) {
 							f := at(e.Location, "%s is never %q", field, text)
 							f.Remedy = "it is " + orList(known)
@@ -105,8 +105,8 @@ func fieldOf(t *ast.Term, aliases map[ast.Var][]string) string {
 	return ""
 }
 
-// textsOf are the texts of a constant: itself, or its members.
-func textsOf(t *ast.Term) (out []string) {
+// constantTexts are the texts of a constant: itself, or its members.
+func constantTexts(t *ast.Term) (out []string) {
 	add := func(t *ast.Term) {
 		if s, ok := t.Value.(ast.String); ok {
 			out = append(out, string(s))

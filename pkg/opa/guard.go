@@ -162,7 +162,7 @@ func (g *guards) opening(r *ast.Rule, e *ast.Expr, entry string) {
 	denied := negated(e) != nil
 	for _, ref := range argumentsOf(r.Body, terms[1:]) {
 		name := ref.String()
-		if g.proofs.typed[name] || !denied && (typedIn(r.Body)[name] || bounded(r.Body, name)) {
+		if g.proofs.typed[name] || !denied && (typedIn(r.Body)[name] || betweenBounds(r.Body, name)) {
 			continue
 		}
 		kind := Untyped
@@ -175,8 +175,8 @@ func (g *guards) opening(r *ast.Rule, e *ast.Expr, entry string) {
 	}
 }
 
-// bounded reports whether a body bounds an argument from below and from above.
-func bounded(body ast.Body, name string) bool {
+// betweenBounds reports whether a body bounds an argument from below and from above.
+func betweenBounds(body ast.Body, name string) bool {
 	var below, above bool
 	for _, e := range body {
 		terms, ok := e.Terms.([]*ast.Term)
