@@ -38,7 +38,7 @@ const leastCovered = 95
 // TestCoverage counts as covered a rule that was true at least once in the tests, and of which no expression was left out.
 func TestCoverage(t *testing.T) {
 	modules := map[string]*ast.Module{}
-	err := fs.WalkDir(policies.Files, "mcpgw", func(path string, d fs.DirEntry, err error) error {
+	err := fs.WalkDir(policies.Files, "mcpgw", func(path string, _ fs.DirEntry, err error) error {
 		if err != nil || !strings.HasSuffix(path, ".rego") {
 			return err
 		}

@@ -43,7 +43,7 @@ rules already is refused, since rules added to others could allow what those do 
 
 // writeStarter writes all files of the starter, or none.
 func writeStarter(dir string) (written []string, err error) {
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // a gateway of another user must be able to read it
 		return nil, err
 	}
 	files, err := fs.ReadDir(policies.Starter(), ".")
@@ -81,7 +81,7 @@ func writeStarter(dir string) (written []string, err error) {
 			return written, err
 		}
 		name := filepath.Join(dir, f.Name())
-		file, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+		file, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644) //nolint:gosec // as above
 		if err != nil {
 			return written, err
 		}

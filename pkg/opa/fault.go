@@ -67,7 +67,7 @@ const emptyModule = "empty module"
 
 // faultsOf takes apart an error of OPA's parser or compiler. file is where it happened if the error itself does not say.
 func faultsOf(err error, file string) Faults {
-	if faults := (Faults)(nil); errors.As(err, &faults) {
+	if faults := Faults(nil); errors.As(err, &faults) {
 		return slices.Clone(faults)
 	}
 	var many ast.Errors

@@ -92,7 +92,7 @@ func (g *guards) helpers(e *ast.Expr) (out []*ast.Rule) {
 		if !ok || !ref[0].Equal(ast.DefaultRootDocument) {
 			continue
 		}
-		for _, r := range g.compiler.GetRulesDynamic(ref) {
+		for _, r := range g.compiler.GetRulesDynamicWithOpts(ref, ast.RulesOptions{}) {
 			if r.Location != nil && g.own[r.Location.File] {
 				out = append(out, r)
 			}
