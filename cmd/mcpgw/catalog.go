@@ -1,9 +1,11 @@
 package main
 
 import (
+	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
+	"os"
 	"strings"
 	"text/tabwriter"
 
@@ -16,14 +18,20 @@ import (
 func catalogCommand() *cobra.Command {
 	var at adminFlags
 	var out output
+	var save string
 	c := &cobra.Command{
 		Use:   "catalog",
 		Short: "Show what a running gateway serves, and why something is not served",
 		Long: `Catalog asks the gateway that runs with this configuration, at its admin address. The file need not be right, for a gateway that
-refuses a changed file says here why; --admin serves where it cannot be read at all.`,
-		Example: "  mcpgw catalog --config mcpgw.yaml\n  mcpgw catalog --config mcpgw.yaml --output json\n  mcpgw catalog --admin 127.0.0.1:9900",
+refuses a changed file says here why; --admin serves where it cannot be read at all.
+
+With --save it writes every item, as policies see it, to a file that mcpgw policy test takes as --catalog.`,
+		Example: "  mcpgw catalog --config mcpgw.yaml\n  mcpgw catalog --config mcpgw.yaml --output json\n  mcpgw catalog --admin 127.0.0.1:9900\n  mcpgw catalog --save policy/catalog.json",
 		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
+			if save != "" {
+				return saveCatalog(c, &at, save)
+			}
 			r := &server.CatalogReport{}
 			if err := at.ask(c.Context(), http.MethodGet, "/catalog", nil, r); err != nil {
 				return err
@@ -33,7 +41,25 @@ refuses a changed file says here why; --admin serves where it cannot be read at 
 	}
 	at.flags(c)
 	out.flag(c)
+	c.Flags().StringVar(&save, "save", "", "write all items, as policies see them, to this file")
 	return c
+}
+
+// saveCatalog writes what the gateway offers to a file.
+func saveCatalog(c *cobra.Command, at *adminFlags, file string) error {
+	saved := &catalog.Saved{}
+	if err := at.ask(c.Context(), http.MethodGet, "/catalog/items", nil, saved); err != nil {
+		return err
+	}
+	text, err := json.MarshalIndent(saved, "", "  ")
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(file, append(text, '\n'), 0o644); err != nil { //nolint:gosec // names and descriptions, no secrets: it goes beside the policy
+		return err
+	}
+	_, err = fmt.Fprintf(c.OutOrStdout(), "%s: %d items\n", file, len(saved.Items))
+	return err
 }
 
 func printCatalog(w io.Writer, r *server.CatalogReport) error {

@@ -1,7 +1,7 @@
 // Package admin is the operator's door: health, metrics and what is served, over HTTP on a loopback port or a unix socket.
 //
-// Open to whoever reaches it are health, metrics, and names of servers and items with the reasons why some are not served: no
-// arguments, credentials or addresses. So it listens on loopback by default. All else is a [Route], which needs an operator's key, or a
+// Open to whoever reaches it are health, metrics, names of servers and items with the reasons why some are not served, and what servers
+// and the configuration say of items: no arguments, credentials or addresses. So it listens on loopback by default. All else is a [Route], which needs an operator's key, or a
 // unix socket, whose mode guards it.
 package admin
 
@@ -21,6 +21,7 @@ type Options struct {
 	Ready   func() error // why the gateway does not serve, or nil
 	Metrics http.Handler
 	Catalog func() any // what is served, and why something is not; encoded as JSON
+	Items   func() any // every item as policy sees it, nil before there is any; encoded as JSON
 
 	// Operators are the keys, as they are now. Guarded says that whoever connects may do everything: a unix socket of mode 0600.
 	Operators func() []Operator
@@ -77,7 +78,7 @@ func Write(w http.ResponseWriter, v any) {
 // Fail answers with one line that says what went wrong and what to do.
 func Fail(w http.ResponseWriter, status int, why string) { text(w, status, why+"\n") }
 
-// Handler serves /healthz (the process lives), /readyz (it serves), /metrics and /catalog.
+// Handler serves /healthz (the process lives), /readyz (it serves), /metrics, /catalog and /catalog/items.
 func Handler(o Options) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { text(w, http.StatusOK, "ok\n") })
@@ -91,6 +92,14 @@ func Handler(o Options) http.Handler {
 	mux.Handle("GET /metrics", o.Metrics)
 	mux.HandleFunc("GET /catalog", func(w http.ResponseWriter, _ *http.Request) {
 		Write(w, o.Catalog())
+	})
+	mux.HandleFunc("GET /catalog/items", func(w http.ResponseWriter, _ *http.Request) {
+		items := o.Items()
+		if items == nil {
+			Fail(w, http.StatusServiceUnavailable, "the gateway is starting: no server was read yet")
+			return
+		}
+		Write(w, items)
 	})
 	for _, route := range o.Routes {
 		mux.HandleFunc(route.Pattern, func(w http.ResponseWriter, r *http.Request) {

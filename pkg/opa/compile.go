@@ -31,6 +31,7 @@ type Options struct {
 
 	Timeout      time.Duration // of one evaluation; 0 means 1 s
 	CacheEntries int           // rulings to remember, and as many answers about lists; 0 means 100,000
+	Coverage     *Coverage     // notes which rules hold, which costs time: for tests; nil for none
 }
 
 // mainEntry is the shipped entry point.
@@ -44,7 +45,7 @@ const (
 // Load compiles a policy. The error is [Faults]: all that is wrong, as far as one fault does not hide another. The engine keeps
 // nothing of the options.
 func Load(opts Options) (*Engine, error) {
-	e := &Engine{timeout: opts.Timeout, identity: new(byte)}
+	e := &Engine{timeout: opts.Timeout, identity: new(byte), coverage: opts.Coverage}
 	if e.timeout <= 0 {
 		e.timeout = defaultTimeout
 	}

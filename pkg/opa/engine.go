@@ -46,6 +46,7 @@ type Engine struct {
 	views   *otter.Cache[[32]byte, bool]
 
 	evaluations atomic.Uint64
+	coverage    *Coverage // nil outside of tests
 }
 
 // policyRuling is what is remembered of a ruling.
@@ -187,7 +188,11 @@ func (e *Engine) evaluate(ctx context.Context, q *question, input *ast.Term) (va
 	e.evaluations.Add(1)
 	cancel := topdown.NewCancel()
 	defer time.AfterFunc(limit, cancel.Cancel).Stop()
-	err = topdown.NewQuery(q.body).
+	ask := topdown.NewQuery(q.body)
+	if e.coverage != nil { // without early exit: a rule that holds beside another one counts as well, and the answer is the same
+		ask = ask.WithQueryTracer(e.coverage).WithEarlyExit(false)
+	}
+	err = ask.
 		WithCompiler(e.compiler).
 		WithStore(e.store).
 		WithTransaction(e.txn).

@@ -327,7 +327,7 @@ func (s *Server) serveSockets(c *configv1.Config) error {
 		return fmt.Errorf("admin.address %s: %w; name another address, or end what listens there", a, err)
 	}
 	s.serveHTTP("admin", adminListener, &http.Server{ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 10 * time.Second, Handler: admin.Handler(admin.Options{
-		Ready: s.ready, Metrics: s.telemetry.Metrics.Handler(), Catalog: s.catalogReport,
+		Ready: s.ready, Metrics: s.telemetry.Metrics.Handler(), Catalog: s.catalogReport, Items: s.savedCatalog,
 		Operators: s.operators, Guarded: a.Network == "unix", Routes: s.routes(),
 	})})
 	return nil
@@ -421,6 +421,16 @@ func (s *Server) catalogReport() any {
 		r.Report = s.gateway.Snapshot().Catalog.Report()
 	}
 	return r
+}
+
+// savedCatalog is what tests of policies are asked about.
+func (s *Server) savedCatalog() any {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.world == nil || !s.open {
+		return nil
+	}
+	return s.gateway.Snapshot().Catalog.Save()
 }
 
 // awaitCatalog waits until every server was read once, or a little: who starts later is served when it comes. Until then the gateway
