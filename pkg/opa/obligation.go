@@ -21,8 +21,8 @@ const (
 	maxLabel   = 128 // bytes
 )
 
-// redacted is what a redaction puts where it says nothing itself.
-const redacted = "[redacted]"
+// Redacted is what a redaction puts where it says nothing itself.
+const Redacted = "[redacted]"
 
 // oblige reads one kind of obligation of a ruling.
 func (m *policyRuling) oblige(kind string, t *ast.Term) error {
@@ -97,7 +97,7 @@ func readChange(kind string, t *ast.Term) (c policy.Change, err error) {
 	case value == nil && kind == "rewrite":
 		return c, errors.New("a rewrite says what to put there")
 	case value == nil:
-		value = ast.StringTerm(redacted)
+		value = ast.StringTerm(Redacted)
 	}
 	if c.Pattern != "" {
 		s, ok := value.Value.(ast.String)

@@ -71,6 +71,9 @@ var house = map[string]room{
 	"pkg/admin":     {floor: 7, heavy: []string{prometheus}},
 	"pkg/decision":  {floor: 7, heavy: []string{opa}},
 
+	// tests of policies, by the engine that the gateway has
+	"pkg/policytest": {floor: 8},
+
 	// bundles become the sources of the policy engine
 	"pkg/bundle": {floor: 8, heavy: []string{opa}},
 

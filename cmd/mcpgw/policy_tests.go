@@ -1,0 +1,219 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/mcpgw/mcpgw/pkg/catalog"
+	"github.com/mcpgw/mcpgw/pkg/config"
+	"github.com/mcpgw/mcpgw/pkg/opa"
+	"github.com/mcpgw/mcpgw/pkg/policytest"
+)
+
+// policyTest is what the flags of mcpgw policy test say.
+type policyTest struct {
+	config, catalog, admin, run, format string
+	data                                []string
+	live, plain, verbose                bool
+	threshold                           float64
+	timeout                             time.Duration
+}
+
+// savedCatalog is looked for beside a policy where no flag says where items come from.
+const savedCatalog = "catalog.json"
+
+func policyTestCommand() *cobra.Command {
+	var f policyTest
+	c := &cobra.Command{
+		Use:   "test [DIR]",
+		Short: "Run a policy's tests: Rego, and tables in YAML",
+		Long: `Test runs the Rego tests (*_test.rego) and the tables (*_test.yaml) of a policy. It says of each test that fails which condition failed
+and what its values were, which rules no test has made true, and ends with status 1 if a test failed, if there is none, or if fewer rules
+are covered than --threshold demands.
+
+Policy, data files and entry point are those of --config; DIR names another directory. Without both, mcpgw.yaml is read.
+
+Tests ask about items of a catalog: that of --catalog, of the running gateway with --live or --admin, else catalog.json in the policy's
+directory. Where there is none, a test must give the item's annotations; --no-catalog takes every item as one without any.
+
+In Rego, package data.mcpgw.test builds the whole question:
+
+  import data.mcpgw.test as mcp
+  test_short_log if { policy.allow with input as mcp.call("reader", "git", "git_log", {"max_count": 5}) }
+
+A table is a list of tests, each with who, one of calls, reads and gets, and what is expected: allow, deny, ask, hidden or shown.
+
+  tests:
+    - who: reader              # a role, or members of input.subject: {id: ann, roles: [reader], tenant: acme}
+      calls: git/git_log       # SERVER/TOOL; reads: SERVER/URI, gets: SERVER/PROMPT
+      with: {max_count: 51}
+      expect: deny
+      because: 1 to 50         # a part of a reason
+
+Other members: name; endpoint, era, revision, client_address, round, time, labels, lost for the call; annotations, title, tags, digest,
+drift, findings, claimed for the item. The time is 2026-01-01T12:00:00Z where a test does not say it. Tables ask the gateway's own engine
+with the configured entry point; the gateway's check of arguments against the item's schema comes before, and is not part of it.`,
+		Example: "  mcpgw policy test examples/quickstart/policy\n  mcpgw policy test --config mcpgw.yaml --live --threshold 90\n" +
+			"  mcpgw policy test policy --run git --output junit > tests.xml",
+		Args: cobra.MaximumNArgs(1),
+		RunE: func(c *cobra.Command, args []string) error { return f.test(c, args) },
+	}
+	c.Flags().StringVarP(&f.config, "config", "c", "", "configuration file: directory, data files and entry point of the policy (default: mcpgw.yaml without DIR)")
+	c.Flags().StringArrayVar(&f.data, "data", nil, "a data file, JSON or YAML, beside those of --config; may be repeated")
+	c.Flags().StringVar(&f.catalog, "catalog", "", "take items from this file, which mcpgw catalog --save has written")
+	c.Flags().BoolVar(&f.live, "live", false, "take items from the gateway that runs with --config")
+	c.Flags().StringVar(&f.admin, "admin", "", "take items from the gateway with this admin address")
+	c.Flags().BoolVar(&f.plain, "no-catalog", false, "take no items from anywhere: each is one without annotations")
+	c.MarkFlagsMutuallyExclusive("catalog", "live", "admin", "no-catalog")
+	c.Flags().StringVar(&f.run, "run", "", "run only tests whose name matches this expression: data.PACKAGE.test_NAME, or FILE: NAME")
+	c.Flags().Float64Var(&f.threshold, "threshold", 0, "fail if fewer percent of the rules are covered")
+	c.Flags().DurationVar(&f.timeout, "timeout", 10*time.Second, "of one Rego test")
+	c.Flags().StringVarP(&f.format, "output", "o", "text", "text, json or junit")
+	c.Flags().BoolVarP(&f.verbose, "verbose", "v", false, "name the tests that passed, too")
+	return c
+}
+
+func (f *policyTest) test(c *cobra.Command, args []string) error {
+	switch {
+	case f.format != "text" && f.format != "json" && f.format != "junit":
+		return fmt.Errorf("--output %s: want text, json or junit", f.format)
+	case f.threshold < 0 || f.threshold > 100:
+		return fmt.Errorf("--threshold %v: want a percentage from 0 to 100", f.threshold)
+	case f.timeout <= 0:
+		return fmt.Errorf("--timeout %v: want more than 0", f.timeout)
+	}
+	o, dir, err := f.options(c.Context(), args)
+	if err != nil {
+		return err
+	}
+	r, err := policytest.Run(c.Context(), o)
+	if err != nil {
+		return err
+	}
+	switch f.format {
+	case "text":
+		err = r.WriteText(c.OutOrStdout(), f.verbose)
+	case "json":
+		enc := json.NewEncoder(c.OutOrStdout())
+		enc.SetIndent("", "  ")
+		err = enc.Encode(r)
+	default:
+		err = r.WriteJUnit(c.OutOrStdout())
+	}
+	switch {
+	case err != nil:
+		return err
+	case len(r.Tests) == 0 && f.run != "":
+		return fmt.Errorf("no test of %s matches --run %s", dir, f.run)
+	case len(r.Tests) == 0:
+		return fmt.Errorf("there are no tests in %s: write rules test_NAME in files *_test.rego, or tables in files *_test.yaml", dir)
+	case r.Failed+r.Broken > 0:
+		return fmt.Errorf("%d of %d tests did not pass", r.Failed+r.Broken, len(r.Tests))
+	case !r.OK():
+		return errors.New("every test is skipped")
+	case r.Coverage.Percent < f.threshold:
+		return fmt.Errorf("%.1f %% of the rules are covered, less than the threshold of %v %%", r.Coverage.Percent, f.threshold)
+	}
+	return nil
+}
+
+// options reads what is tested, and names its directory.
+func (f *policyTest) options(ctx context.Context, args []string) (o policytest.Options, dir string, err error) {
+	file := f.config
+	if file == "" && len(args) == 0 {
+		file = "mcpgw.yaml"
+		if _, err := os.Stat(file); err != nil {
+			return o, "", errors.New("there is no mcpgw.yaml here: name the policy's directory, or a configuration with --config")
+		}
+	}
+	data := f.data
+	if file != "" {
+		cfg, err := config.Load(file)
+		if err != nil {
+			return o, "", err
+		}
+		p := cfg.Proto.Policy
+		dir, o.Entrypoint, o.Timeout = near(p.Directory), p.EntryPoint, p.Timeout.AsDuration()
+		data = append(p.DataFiles, data...)
+	}
+	if len(args) > 0 {
+		dir = args[0]
+	}
+	if dir == "" {
+		return o, "", fmt.Errorf("%s takes its policy from a bundle: name the directory that the bundle is built of", file)
+	}
+	o.TestTimeout = f.timeout
+	if o.Modules, err = opa.ReadDir(dir); err != nil {
+		return o, dir, err
+	}
+	if o.Data, err = opa.ReadFiles(data...); err != nil {
+		return o, dir, err
+	}
+	if o.Tables, err = policytest.ReadTables(dir); err != nil {
+		return o, dir, err
+	}
+	if f.run != "" {
+		if o.Run, err = regexp.Compile(f.run); err != nil {
+			return o, dir, fmt.Errorf("--run: %w", err)
+		}
+	}
+	o.Questions, err = f.questions(ctx, dir, file)
+	return o, dir, err
+}
+
+// questions finds the catalog.
+func (f *policyTest) questions(ctx context.Context, dir, file string) (q policytest.Questions, err error) {
+	switch {
+	case f.plain:
+		q.Plain = true
+		return q, nil
+	case f.live || f.admin != "":
+		if file == "" {
+			file = "mcpgw.yaml"
+		}
+		at := adminFlags{file: file, address: f.admin}
+		saved := &catalog.Saved{}
+		if err = at.ask(ctx, http.MethodGet, "/catalog/items", nil, saved); err != nil {
+			return q, err
+		}
+		q.Catalog, err = saved.Directory()
+		return q, err
+	}
+	name := f.catalog
+	if name == "" {
+		name = filepath.Join(dir, savedCatalog)
+		if _, err := os.Stat(name); errors.Is(err, os.ErrNotExist) {
+			return q, nil
+		}
+	}
+	files, err := opa.ReadFiles(name)
+	if err != nil {
+		return q, err
+	}
+	if q.Catalog, err = catalog.ReadSaved(files[0].Text); err != nil {
+		return q, fmt.Errorf("%s: %w", name, err)
+	}
+	return q, nil
+}
+
+// near is a path as seen from here, if it is below.
+func near(path string) string {
+	wd, err := os.Getwd()
+	if err != nil {
+		return path
+	}
+	if r, err := filepath.Rel(wd, path); err == nil && r != ".." && !strings.HasPrefix(r, ".."+string(filepath.Separator)) {
+		return r
+	}
+	return path
+}
