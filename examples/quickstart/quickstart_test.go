@@ -1,55 +1,39 @@
 package quickstart_test
 
 import (
-	"context"
-	"io/fs"
-	"os"
-	"strings"
+	"encoding/json"
+	"os/exec"
+	"path/filepath"
 	"testing"
 
-	"github.com/open-policy-agent/opa/v1/ast"
-	"github.com/open-policy-agent/opa/v1/tester"
-
 	"github.com/mcpgw/mcpgw/pkg/config"
-	"github.com/mcpgw/mcpgw/policies"
+	"github.com/mcpgw/mcpgw/pkg/policytest"
 )
 
-// TestPolicy runs the Rego tests beside the policy, with what the gateway ships around them.
+// TestPolicy runs the tests beside the policy, Rego and table, as a user does.
 func TestPolicy(t *testing.T) {
-	modules := map[string]*ast.Module{}
-	for prefix, files := range map[string]fs.FS{"shipped/": policies.Files, "policy/": os.DirFS("policy")} {
-		err := fs.WalkDir(files, ".", func(path string, entry fs.DirEntry, err error) error {
-			if err != nil || entry.IsDir() || !strings.HasSuffix(path, ".rego") {
-				return err
-			}
-			if prefix == "shipped/" && strings.HasSuffix(path, "_test.rego") {
-				return nil // policies/ runs its own, without a policy in the way
-			}
-			text, err := fs.ReadFile(files, path)
-			if err != nil {
-				return err
-			}
-			module, err := ast.ParseModule(prefix+path, string(text))
-			modules[prefix+path] = module
-			return err
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
+	mcpgw := filepath.Join(t.TempDir(), "mcpgw")
+	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", mcpgw, "../../cmd/mcpgw").CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
 	}
-	results, err := tester.NewRunner().SetModules(modules).RunTests(context.Background(), nil)
+	out, err := exec.CommandContext(t.Context(), mcpgw, "policy", "test", "policy", "--threshold", "100", "--output", "json").Output()
 	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	var r policytest.Report
+	if err := json.Unmarshal(out, &r); err != nil {
 		t.Fatal(err)
 	}
-	n := 0
-	for r := range results {
-		n++
-		if !r.Pass() {
-			t.Errorf("%s (%s): fail %v, error %v", r.Name, r.Location, r.Fail, r.Error)
-		}
+	kinds := map[string]int{}
+	for _, test := range r.Tests {
+		kinds[filepath.Ext(test.File)]++
 	}
-	if n < 9 {
-		t.Errorf("only %d Rego tests ran", n)
+	if kinds[".rego"] < 9 || kinds[".yaml"] < 12 {
+		t.Errorf("only these tests ran: %v", kinds)
+	}
+	// The configuration names the same policy.
+	if out, err := exec.CommandContext(t.Context(), mcpgw, "policy", "test", "--config", "mcpgw.yaml").CombinedOutput(); err != nil {
+		t.Errorf("%v\n%s", err, out)
 	}
 }
 

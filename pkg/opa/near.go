@@ -1,6 +1,7 @@
 package opa
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -202,16 +203,16 @@ func (t *nearTracer) endCase() {
 	}
 }
 
-// found lists the test first, then rules that held, then those that did not, in the order of their evaluation.
+// found lists the test first, then rules that held, then those that did not, the ones that came nearest first.
 func (t *nearTracer) found() []Near {
 	var own, held, failed []Near
+	var best []*ast.Rule
 	for _, r := range t.order {
 		n := t.rules[r]
 		if n == nil || r.Location == nil || !t.shipped && strings.HasPrefix(r.Location.File, shippedPrefix) {
 			continue
 		}
-		near := n.near
-		near.File, near.Line, near.Rule, near.Held = r.Location.File, r.Location.Row, r.Head.Ref().GroundPrefix().String(), n.held
+		near := t.describe(r)
 		switch {
 		case r == t.test:
 			if n.best >= 0 {
@@ -223,11 +224,21 @@ func (t *nearTracer) found() []Near {
 			near.At, near.Text, near.Values = 0, "", nil
 			held = append(held, near)
 		default:
-			failed = append(failed, near)
+			best = append(best, r)
 		}
+	}
+	slices.SortStableFunc(best, func(a, b *ast.Rule) int { return cmp.Compare(t.rules[b].best, t.rules[a].best) })
+	for _, r := range best {
+		failed = append(failed, t.describe(r))
 	}
 	out := slices.Concat(own, held, failed)
 	return out[:min(len(out), maxNear)]
+}
+
+func (t *nearTracer) describe(r *ast.Rule) Near {
+	n := t.rules[r].near
+	n.File, n.Line, n.Rule, n.Held = r.Location.File, r.Location.Row, r.Head.Ref().GroundPrefix().String(), t.rules[r].held
+	return n
 }
 
 // condition describes an expression that failed.
@@ -237,7 +248,17 @@ func (t *nearTracer) condition(f frame, expr *ast.Expr, e *topdown.Event) Near {
 	if at == nil || at.File == "" {
 		at = f.rule.Location
 	}
-	n.At, n.Text = at.Row, inline(string(at.Text))
+	whole := at
+	if expr.Generated { // a part of what is written, which the compiler evaluates first
+		ast.WalkExprs(f.rule, func(e *ast.Expr) bool {
+			if l := e.Location; !e.Generated && l != nil && l.Offset <= at.Offset && l.Offset+len(l.Text) >= at.Offset+len(at.Text) &&
+				(whole == at || len(l.Text) < len(whole.Text)) {
+				whole = l
+			}
+			return false
+		})
+	}
+	n.At, n.Text = whole.Row, inline(string(whole.Text))
 	v := &valueReader{rule: f.rule, event: e, names: t.names, seen: map[string]bool{}}
 	v.expr(expr)
 	if f.every != nil && e.QueryID != f.root {

@@ -71,7 +71,7 @@ var questionBuiltin = &ast.Builtin{
 }
 
 // forTests marks the shipped modules that only tests may use.
-const forTests = shippedPrefix + "mcpgw/test/"
+const forTests = shippedPrefix + "test/"
 
 // Test runs the tests among the modules with what [TestOptions] has by default.
 func Test(ctx context.Context, modules, data []File) ([]TestResult, error) {

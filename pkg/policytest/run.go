@@ -187,9 +187,16 @@ func (t *tableTest) result(ctx context.Context, e *opa.Engine, questions *Questi
 		r.Result, r.Message = Failed, wrong
 		if ruling != nil {
 			r.Ruling.Question = q.AppendJSON(nil)
-			r.Near, _ = e.Near(ctx, q) // the ruling stands; what can be said of it is said
+			r.Near = t.explain(ctx, e, q)
 		}
 	}
 	r.Seconds = time.Since(start).Seconds()
 	return r
+}
+
+// explain says which rules held, and which failed that could have made the ruling what the test expects.
+func (t *tableTest) explain(ctx context.Context, e *opa.Engine, q *policy.Question) []opa.Near {
+	near, _ := e.Near(ctx, q) // the ruling stands; what can be said of it is said
+	other := map[string]string{"allow": "deny", "deny": "allow"}[t.expect.effect]
+	return slices.DeleteFunc(near, func(n opa.Near) bool { return !n.Held && n.Rule == other })
 }

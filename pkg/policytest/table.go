@@ -123,7 +123,10 @@ var yamlLine = regexp.MustCompile(`^yaml: (?:line (\d+): )?`)
 func syntax(file string, err error) opa.Fault {
 	f := opa.Fault{File: file, Line: 1, Col: 1, Message: "is not YAML: " + yamlLine.ReplaceAllString(err.Error(), "")}
 	if m := yamlLine.FindStringSubmatch(err.Error()); m != nil && m[1] != "" {
-		f.Line, _ = strconv.Atoi(m[1]) // digits
+		f.Line, _ = strconv.Atoi(m[1])                                           // digits
+		if strings.HasPrefix(f.Message, "is not YAML: did not find expected ") { // of these the reader counts lines from 0
+			f.Line++
+		}
 	}
 	return f
 }
