@@ -66,7 +66,7 @@ with the configured entry point; the gateway's check of arguments against the it
 		Example: "  mcpgw policy test examples/quickstart/policy\n  mcpgw policy test --config mcpgw.yaml --live --threshold 90\n" +
 			"  mcpgw policy test policy --run git --output junit > tests.xml",
 		Args: cobra.MaximumNArgs(1),
-		RunE: func(c *cobra.Command, args []string) error { return f.test(c, args) },
+		RunE: f.test,
 	}
 	c.Flags().StringVarP(&f.config, "config", "c", "", "configuration file: directory, data files and entry point of the policy (default: mcpgw.yaml without DIR)")
 	c.Flags().StringArrayVar(&f.data, "data", nil, "a data file, JSON or YAML, beside those of --config; may be repeated")

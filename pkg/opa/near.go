@@ -219,7 +219,7 @@ func (t *nearTracer) found() []Near {
 				near.Held = false
 				own = append(own, near)
 			}
-		case n.held && r.Default, n.held && isTest(near.File), !n.held && n.best < 0: // says nothing
+		case n.held && (constant(r) || isTest(near.File)), !n.held && n.best < 0: // says nothing
 		case n.held:
 			near.At, near.Text, near.Values = 0, "", nil
 			held = append(held, near)
@@ -233,6 +233,11 @@ func (t *nearTracer) found() []Near {
 	}
 	out := slices.Concat(own, held, failed)
 	return out[:min(len(out), maxNear)]
+}
+
+// constant reports whether a rule has no condition.
+func constant(r *ast.Rule) bool {
+	return r.Default || len(r.Body) == 1 && r.Body[0].Equal(ast.NewExpr(ast.BooleanTerm(true)))
 }
 
 func (t *nearTracer) describe(r *ast.Rule) Near {

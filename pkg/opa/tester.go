@@ -152,8 +152,10 @@ func (r *testRun) compile(ctx context.Context) (Faults, error) {
 		return nil, err
 	}
 	r.builtins = map[string]*topdown.Builtin{questionBuiltin.Name: {Decl: questionBuiltin, Func: r.question}}
+	can := ast.CapabilitiesForThisVersion()
+	can.Builtins = append(can.Builtins, questionBuiltin)
 	r.compiler.
-		WithBuiltins(map[string]*ast.Builtin{questionBuiltin.Name: questionBuiltin}).
+		WithCapabilities(can).
 		WithEnablePrintStatements(true).
 		WithPathConflictsCheck(storage.NonEmpty(ctx, r.store, r.txn))
 	// OPA's runner compiles, because that names repeated tests apart and prepares cases; it runs none, since it cannot catch a panic.

@@ -312,16 +312,12 @@ func (p *tableParser) obligation(kind string, n *yaml.Node) (string, bool) {
 			p.faults = append(p.faults, *err)
 			continue
 		}
-		s, isText := jsonrpc.Value{Raw: b}.Str()
+		s, _ := jsonrpc.Value{Raw: b}.Str()
 		switch m.name {
-		case "path", "pattern":
-			if !isText {
-				p.fault(m.value, m.name+" is a text", "")
-			} else if m.name == "path" {
-				c.Path = s
-			} else {
-				c.Pattern = s
-			}
+		case "path":
+			c.Path = s
+		case "pattern":
+			c.Pattern = s
 		case "remove":
 			remove = string(b) == "true"
 		default:
