@@ -143,7 +143,7 @@ func (f *policyTest) options(ctx context.Context, args []string) (o policytest.O
 			return o, "", err
 		}
 		p := cfg.Proto.Policy
-		dir, o.Entrypoint, o.Timeout = near(p.Directory), p.EntryPoint, p.Timeout.AsDuration()
+		dir, o.Entrypoint, o.Timeout = fromHere(p.Directory), p.EntryPoint, p.Timeout.AsDuration()
 		data = append(p.DataFiles, data...)
 	}
 	if len(args) > 0 {
@@ -206,8 +206,8 @@ func (f *policyTest) questions(ctx context.Context, dir, file string) (q policyt
 	return q, nil
 }
 
-// near is a path as seen from here, if it is below.
-func near(path string) string {
+// fromHere is a path as seen from here, if it is below.
+func fromHere(path string) string {
 	wd, err := os.Getwd()
 	if err != nil {
 		return path

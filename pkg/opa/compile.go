@@ -156,23 +156,27 @@ func parse(ship, user []File, tests bool) (modules map[string]*ast.Module, own m
 	return modules, own, append(faults, checkParsed(ours)...)
 }
 
-// newCompiler is strict, and knows what input looks like: a schema at the root of the set holds for every module.
-func newCompiler() (*ast.Compiler, error) {
+// newCompiler is strict, and knows what input looks like: a schema at the root of the set holds for every module. more are functions
+// beside OPA's own.
+func newCompiler(more ...*ast.Builtin) (*ast.Compiler, error) {
 	var schema any
 	if err := json.Unmarshal(policies.InputSchema, &schema); err != nil {
 		return nil, fmt.Errorf("input.schema.json: %w", err)
 	}
 	set := ast.NewSchemaSet()
 	set.Put(ast.SchemaRootRef, schema)
+	can := ast.CapabilitiesForThisVersion()
+	can.Builtins = append(can.Builtins, more...)
 	return ast.NewCompiler().
+		WithCapabilities(can).
 		WithSchemas(set).
 		WithUseTypeCheckAnnotations(true).
 		WithStrict(true).
 		SetErrorLimit(0), nil // all faults at once
 }
 
-func compile(modules map[string]*ast.Module, conflicts func([]string) (bool, error)) (*ast.Compiler, Faults) {
-	c, err := newCompiler()
+func compile(modules map[string]*ast.Module, conflicts func([]string) (bool, error), more ...*ast.Builtin) (*ast.Compiler, Faults) {
+	c, err := newCompiler(more...)
 	if err != nil {
 		return nil, Faults{{Message: err.Error()}}
 	}

@@ -110,8 +110,10 @@ func shipped() ([]File, error) {
 
 // isTest tells what only tests are made of: they themselves, and the shipped package that helps to write them.
 func isTest(name string) bool {
-	return strings.HasSuffix(name, "_test.rego") || strings.HasPrefix(name, forTests)
+	return holdsTests(name) || strings.HasPrefix(name, forTests)
 }
+
+func holdsTests(name string) bool { return strings.HasSuffix(name, "_test.rego") }
 
 // mergeData reads data files, JSON or YAML by their content, into one document. Objects with the same name are merged; the same
 // value from two files is a fault.

@@ -138,13 +138,13 @@ func (r *testRun) compile(ctx context.Context) (Faults, error) {
 	}
 	r.shipped = len(r.o.Modules) == 0
 	if !r.shipped { // then the tests of the gateway are not the question
-		ship = slices.DeleteFunc(ship, func(f File) bool { return strings.HasSuffix(f.Name, "_test.rego") })
+		ship = slices.DeleteFunc(ship, func(f File) bool { return holdsTests(f.Name) })
 	}
 	parsed, own, more := parse(ship, r.o.Modules, true)
 	if faults = append(faults, more...); len(faults) > 0 {
 		return faults, nil
 	}
-	if r.compiler, err = newCompiler(); err != nil {
+	if r.compiler, err = newCompiler(questionBuiltin); err != nil {
 		return nil, err
 	}
 	r.store = inmem.NewFromObjectWithOpts(document, inmem.OptRoundTripOnWrite(false), inmem.OptReturnASTValuesOnRead(true))
@@ -152,10 +152,7 @@ func (r *testRun) compile(ctx context.Context) (Faults, error) {
 		return nil, err
 	}
 	r.builtins = map[string]*topdown.Builtin{questionBuiltin.Name: {Decl: questionBuiltin, Func: r.question}}
-	can := ast.CapabilitiesForThisVersion()
-	can.Builtins = append(can.Builtins, questionBuiltin)
 	r.compiler.
-		WithCapabilities(can).
 		WithEnablePrintStatements(true).
 		WithPathConflictsCheck(storage.NonEmpty(ctx, r.store, r.txn))
 	// OPA's runner compiles, because that names repeated tests apart and prepares cases; it runs none, since it cannot catch a panic.
