@@ -29,6 +29,7 @@ type Session struct {
 	ClientInfo         []byte       // JSON object as the client sent it; a claim, never trusted
 	Initialized        bool         // the client has sent notifications/initialized
 	LogLevel           string       // of logging/setLevel; empty = the client has not asked
+	Labels             []string     // what rules have marked it with; in order, at most MaxLabels
 
 	Upstream map[string]Upstream // by server name; made lazily
 
@@ -65,6 +66,9 @@ func (s *Session) Size() int {
 	n := 512 + len(s.ID) + len(s.Principal) + len(s.Endpoint) + len(s.ClientCapabilities) + len(s.ClientInfo) + len(s.LogLevel)
 	for name, u := range s.Upstream {
 		n += 112 + len(name) + len(u.ID) + len(u.Of)
+	}
+	for _, l := range s.Labels {
+		n += 16 + len(l)
 	}
 	return n
 }
