@@ -98,6 +98,9 @@ var listChanges = [...]string{
 // gone. want filters the kinds; tell sends one notification. Where policy cannot rule nothing is told, and asked again at the next look.
 func (c *call) watch(stop <-chan struct{}, want func(catalog.Kind) bool, tell func(method string)) {
 	changed := c.b.Gateway.Changed()
+	marked, deaf := c.p.Marked()
+	defer deaf()
+	marks := c.p.Marks()
 	was, ok, err := c.p.Sees(c.b.Gateway.Snapshot())
 	again := time.NewTicker(c.b.Keepalive) // a token expires without a change of ours
 	defer again.Stop()
@@ -110,9 +113,10 @@ func (c *call) watch(stop <-chan struct{}, want func(catalog.Kind) bool, tell fu
 		case <-c.r.Context().Done():
 			return
 		case <-again.C:
-			if ok = c.p.Still(c.b.Gateway.Snapshot()); err == nil {
+			if ok = c.p.Still(c.b.Gateway.Snapshot()); err == nil && c.p.Marks() == marks { // labels expire in silence, too
 				continue
 			}
+		case <-marked:
 		case <-changed:
 			select {
 			case <-time.After(settle):
@@ -120,7 +124,7 @@ func (c *call) watch(stop <-chan struct{}, want func(catalog.Kind) bool, tell fu
 				return
 			}
 		}
-		changed = c.b.Gateway.Changed()
+		changed, marks = c.b.Gateway.Changed(), c.p.Marks()
 		var now [len(catalog.Kinds)][32]byte
 		if now, ok, err = c.p.Sees(c.b.Gateway.Snapshot()); !ok || err != nil {
 			continue

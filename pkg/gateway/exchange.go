@@ -303,13 +303,16 @@ func (x *Exchange) decide(q *policy.Question) *fault.Error {
 	switch {
 	case r.Err != nil:
 		return fault.New(fault.Internal, "policy could not rule on this call").Wrap(r.Err)
-	case r.Effect == policy.Allow && r.Obligations != nil:
+	case r.Effect == policy.Allow && unbuilt(r.Obligations):
 		return fault.New(fault.Internal, "policy demands what this version cannot do")
 	case r.Effect == policy.Allow:
-		return nil
+		return x.mark(r.Obligations)
 	}
 	return fault.New(fault.Denied, "%s", r.Public()).With(denial(&r))
 }
+
+// unbuilt reports whether obligations hold what the walk cannot do.
+func unbuilt(o *policy.Obligations) bool { return o != nil && len(o.Rewrite)+len(o.Redact) > 0 }
 
 // ruling asks policy about a call, and tells whoever listens.
 func (g *Gateway) ruling(ctx context.Context, s *Snapshot, q *policy.Question) policy.Ruling {

@@ -108,6 +108,8 @@ type Options struct {
 	// Judged, where set, hears of every ruling on a call, before anything is done about it. It must not wait, and keep nothing of the
 	// question after it has returned.
 	Judged func(q *policy.Question, r *policy.Ruling, s *Snapshot)
+	// Labels keeps what callers of the modern era are marked with; without it their labels count as lost, and none can be given.
+	Labels Labels
 	// ListBytes bounds the ready lists that are kept; 0 is 64 MiB.
 	ListBytes int
 	// ParkTime is how long an exchange waits for the broker; 0 is 30 s. ParkMax bounds how many wait; 0 is 16,384.
@@ -124,6 +126,7 @@ type Gateway struct {
 	changed atomic.Pointer[change]
 	swap    sync.Mutex
 	park    *lot
+	bells   bells
 }
 
 // change is closed when the snapshot it belongs to is replaced.

@@ -112,7 +112,9 @@ func (x *Exchange) question(t *target, m *jsonrpc.Message) *policy.Question {
 
 // asks is a question about no item yet.
 func (x *Exchange) asks(action string) *policy.Question {
+	labels, lost := x.marks()
 	return &policy.Question{Subject: x.Principal, Action: action, Context: policy.Context{
+		Labels: labels, LabelsLost: lost,
 		Endpoint: x.Endpoint.Name, Era: era(x.legacy), Revision: string(x.Revision), ClientAddress: x.Address,
 		RequestID: x.DecisionID, Time: x.Start.UTC().Truncate(time.Millisecond),
 	}}
@@ -155,5 +157,5 @@ func (x *Exchange) MayRead(ctx context.Context, s *Snapshot, uri string) bool {
 	q := y.asks(mcp.MethodResourcesRead)
 	q.Item, q.URI = e.Item, uri
 	r := x.g.ruling(ctx, s, q)
-	return r.Effect == policy.Allow && r.Obligations == nil
+	return r.Err == nil && r.Effect == policy.Allow && !unbuilt(r.Obligations) && y.mark(r.Obligations) == nil
 }

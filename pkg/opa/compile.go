@@ -92,6 +92,9 @@ func Load(opts Options) (*Engine, error) {
 	e.reusable = len(e.unremembered) == 0
 	e.main = entry.String() == mainEntry
 	e.warnings = warnings(e.compiler, all, own, e.main)
+	var runtime []Warning
+	e.labels, runtime = labelsOf(e.compiler, all, e.main)
+	e.warnings = append(e.warnings, runtime...)
 	slices.SortStableFunc(e.warnings, func(a, b Warning) int { return strings.Compare(a.String(), b.String()) })
 	e.revision = revision(entry, ship, opts)
 	if err := e.prepare(ctx, entry); err != nil {

@@ -29,7 +29,8 @@ type Engine struct {
 	timeout  time.Duration
 	revision string
 	warnings []Warning
-	main     bool // the entry point is the shipped one
+	labels   []string // that label rules can give
+	main     bool     // the entry point is the shipped one
 
 	ruling           *question
 	allow, deny, ask *question // only if main

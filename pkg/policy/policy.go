@@ -130,6 +130,10 @@ type Engine interface {
 	// any of them. The caller holds these to the types that the item declares before it asks.
 	Reads(i *catalog.Item) (names []string, all bool)
 
+	// Labels names every label that the policy can give, as far as its text tells: what a caller whose labels are lost counts as
+	// marked with. The slice is shared.
+	Labels() []string
+
 	// Revision identifies policy and data.
 	Revision() string
 }

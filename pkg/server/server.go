@@ -70,6 +70,7 @@ type Server struct {
 	gateway   *gateway.Gateway
 	broker    *broker.Broker
 	sessions  *session.Memory
+	labels    *session.Labels
 	streams   *limit.Slots
 	bodies    *limit.Bytes
 	publisher *xds.Publisher
@@ -157,10 +158,18 @@ func newServer(ctx context.Context, o Options, c *config.Config) (s *Server, cle
 		Max: int(l.GetSessions()), MaxPerPrincipal: int(l.GetSessionsPerPrincipal()), Idle: l.GetSessionIdle().AsDuration(),
 		Ended: func(ended *session.Session, _ session.Reason) { s.broker.Ended(ended) },
 	})
+	if s.labels, err = s.openLabels(p.Policy.GetLabels()); err != nil {
+		return nil, nil, err
+	}
+	undo = append(undo, func() {
+		if err := s.labels.Close(); err != nil {
+			s.log.Warn("the file of labels", "error", err)
+		}
+	})
 	s.streams = limit.NewSlots(int(l.GetStreamsPerPrincipal()))
 	s.bodies = limit.NewBytes(int64(l.GetBodiesInFlightBytes()))
 	s.gateway, err = gateway.New(gateway.Options{
-		Sessions: s.sessions, Bytes: s.bodies, Judged: s.judged, ParkTime: l.GetPark().AsDuration(), SessionLifetime: l.GetSessionLifetime().AsDuration(),
+		Sessions: s.sessions, Labels: s.labels, Bytes: s.bodies, Judged: s.judged, ParkTime: l.GetPark().AsDuration(), SessionLifetime: l.GetSessionLifetime().AsDuration(),
 		Failures: limit.NewFailureLimiter(limit.FailureOptions{Burst: int(l.GetFailedCredentialsPerMinute()), Every: time.Minute / time.Duration(max(1, l.GetFailedCredentialsPerMinute()))}),
 	})
 	if err != nil {

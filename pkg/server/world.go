@@ -176,6 +176,7 @@ func startOnly(a, b *configv1.Config) []string {
 	var out []string
 	for name, same := range map[string]bool{
 		"admin": a.Admin.GetAddress() == b.Admin.GetAddress(), "ext_authz": sameFronts(a.ExtAuthz, b.ExtAuthz), "envoy": proto.Equal(a.Envoy, b.Envoy), "telemetry": proto.Equal(a.Telemetry, b.Telemetry),
+		"policy.labels": proto.Equal(a.Policy.GetLabels(), b.Policy.GetLabels()),
 		"limits (all but body_bytes, depth, upload and call_idle)": proto.Equal(fixed(a.Limits), fixed(b.Limits)),
 	} {
 		if !same {
