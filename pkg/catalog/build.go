@@ -47,7 +47,13 @@ type claim struct {
 // is quarantined in the view. A name stays its server's even when the server stops offering the item, for as long as the
 // endpoint would still take it from there, so that no other server can slip under a name that clients know.
 func Build(endpoints []Endpoint, sources []*Source, previous *Catalog) *Catalog {
-	c := &Catalog{sources: slices.Clone(sources), byPath: map[string]*View{}}
+	return BuildLocked(endpoints, sources, nil, previous)
+}
+
+// BuildLocked is Build, and holds every item against a lock: Item.Drift says how it differs. No lock is nil; then nothing differs.
+func BuildLocked(endpoints []Endpoint, sources []*Source, lock *Lock, previous *Catalog) *Catalog {
+	sources = mark(sources, endpoints, lock, previous)
+	c := &Catalog{sources: sources, byPath: map[string]*View{}}
 	for _, e := range endpoints {
 		c.add(e, "", previous)
 	}
@@ -74,6 +80,9 @@ func (c *Catalog) Views() []*View { return slices.Clone(c.views) }
 
 // Source finds a server by name, nil where there is none.
 func (c *Catalog) Source(server string) *Source {
+	if c == nil {
+		return nil
+	}
 	for _, s := range c.sources {
 		if s.Server == server {
 			return s

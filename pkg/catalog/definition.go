@@ -58,7 +58,7 @@ func NewItem(server string, kind Kind, definition []byte, trust Trust) (*Item, e
 	if err := wellShaped(o); err != nil {
 		return nil, err
 	}
-	i := &Item{Server: server, Kind: kind, Definition: definition, Title: text(o, "title")}
+	i := &Item{Server: server, Kind: kind, Definition: definition, Title: text(o, "title"), pin: &pin{}}
 	switch kind {
 	case Tool:
 		err = i.tool(o)
@@ -87,6 +87,7 @@ func NewItem(server string, kind Kind, definition []byte, trust Trust) (*Item, e
 	i.Tags = slices.Clone(trust.Tags)
 	sum := sha256.Sum256(definition)
 	i.Digest = hex.EncodeToString(sum[:])
+	i.Findings = i.findings()
 	return i, nil
 }
 
@@ -283,9 +284,12 @@ func text(o jsonrpc.Object, name string) string {
 	return s
 }
 
+// nameMember is where a definition says what it defines.
+var nameMember = [...]string{Tool: "name", Resource: "uri", Template: "uriTemplate", Prompt: "name"}
+
 // label names a definition that did not become an item.
 func label(kind Kind, definition []byte, n int) string {
-	member := map[Kind]string{Tool: "name", Prompt: "name", Resource: "uri", Template: "uriTemplate"}[kind]
+	member := nameMember[kind]
 	if len(definition) <= maxDefinition {
 		if o, err := jsonrpc.Parse(definition, jsonrpc.Limits{}); err == nil && text(o, member) != "" {
 			return clip(text(o, member))

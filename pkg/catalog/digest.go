@@ -35,7 +35,8 @@ func (h hasher) bools(values ...bool) {
 }
 
 func (h hasher) item(i *Item) {
-	h.ints(int(i.Kind), len(i.Tags))
-	h.strings(i.Server, i.Name, i.Digest, string(i.Annotations))
+	h.ints(int(i.Kind), len(i.Tags), len(i.Findings))
+	h.strings(i.Server, i.Name, i.Digest, string(i.Annotations), i.Drift)
 	h.strings(i.Tags...)
+	h.strings(i.Findings...)
 }

@@ -62,11 +62,12 @@ type Item struct {
 	Claimed     []byte            // what the server says of itself: {"annotations":…,"description":…,"title":…}, absent members left out
 	Tags        []string          // the operator's tags, in order
 	Digest      string            // SHA-256 of Definition, hex
-	Drift       string            // how it differs from the lock file: "" (not at all, or there is none), "new", "changed"
-	Findings    []string          // what looks wrong in its own words, as names from a closed set; in order
+	Drift       string            // how it differs from the lock file: "" (not at all, or there is none), New, Changed; Build sets it
+	Findings    []string          // what looks wrong in its own words, of the closed set Findings; in order
 	Headers     []mcp.ParamHeader // arguments of a tool that modern requests mirror in headers
 	InputSchema []byte            // a tool's inputSchema, a part of Definition; nil for other kinds
 
+	pin      *pin // shared by all values of one definition; nil for an item that NewItem has not made
 	once     sync.Once
 	prepared any
 }
