@@ -42,6 +42,7 @@ With --save it writes every item, as policies see it, to a file that mcpgw polic
 	at.flags(c)
 	out.flag(c)
 	c.Flags().StringVar(&save, "save", "", "write all items, as policies see them, to this file")
+	c.AddCommand(catalogDiffCommand(), catalogPinCommand())
 	return c
 }
 
@@ -89,6 +90,12 @@ func printCatalog(w io.Writer, r *server.CatalogReport) error {
 		return err
 	}
 	for _, s := range r.Servers {
+		if n := s.Drift[catalog.New] + s.Drift[catalog.Changed]; n > 0 {
+			fmt.Fprintf(w, "\ndrift: %d new and %d changed items of %s: mcpgw catalog diff shows them", s.Drift[catalog.New], s.Drift[catalog.Changed], s.Server)
+		}
+		for _, f := range s.Findings {
+			fmt.Fprintf(w, "\nfinding: %s %s of %s: %s", f.Kind, visible(f.Name), s.Server, strings.Join(f.Findings, ", "))
+		}
 		for _, q := range s.Quarantined {
 			fmt.Fprintf(w, "\nnot served: %s %s of %s: %s", q.Kind, q.Name, q.Server, q.Reason)
 		}

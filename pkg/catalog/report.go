@@ -21,8 +21,17 @@ type ServerReport struct {
 	Eras        []string       `json:"eras"`
 	Revisions   []mcp.Revision `json:"revisions"`
 	Fetched     time.Time      `json:"fetched,omitzero"`
-	Items       map[Kind]int   `json:"items"` // offered and acceptable
+	Items       map[Kind]int   `json:"items"`              // offered and acceptable
+	Drift       map[string]int `json:"drift,omitempty"`    // how many items are new or changed since they were pinned
+	Findings    []Found        `json:"findings,omitempty"` // items whose own words look wrong
 	Quarantined []Quarantined  `json:"quarantined,omitempty"`
+}
+
+// Found is an item with findings.
+type Found struct {
+	Kind     Kind     `json:"kind"`
+	Name     string   `json:"name"` // cut to 128 bytes
+	Findings []string `json:"findings"`
 }
 
 // EndpointReport is one view of the catalog.
@@ -73,6 +82,17 @@ func (c *Catalog) Report() *Report {
 		for _, k := range Kinds {
 			if n := len(s.Items[k]); n > 0 {
 				sr.Items[k] = n
+			}
+			for _, i := range s.Items[k] {
+				if i.Drift != "" {
+					if sr.Drift == nil {
+						sr.Drift = map[string]int{}
+					}
+					sr.Drift[i.Drift]++
+				}
+				if len(i.Findings) > 0 {
+					sr.Findings = append(sr.Findings, Found{k, clip(i.Name), i.Findings})
+				}
 			}
 		}
 		r.Servers = append(r.Servers, sr)

@@ -56,6 +56,11 @@ func Check(ctx context.Context, load func() (*config.Config, error)) CheckReport
 	for _, w := range c.Warnings {
 		r.Warnings = append(r.Warnings, w.Error())
 	}
+	if _, missing, err := loadLock(c.Proto.Pins); err != nil {
+		r.Faults = append(r.Faults, lines(err)...)
+	} else if missing {
+		r.Warnings = append(r.Warnings, missingLock(c.Proto.Pins.File))
+	}
 	engine, err := LoadPolicy(c.Proto.Policy)
 	if err != nil {
 		r.Faults = append(r.Faults, lines(err)...)

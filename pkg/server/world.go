@@ -27,6 +27,7 @@ type built struct {
 	auth      map[string]*identity.Authenticator // by listener
 	endpoints []catalog.Endpoint
 	trust     map[string]catalog.Trust
+	lock      *catalog.Lock // nil without pins
 	resources *xds.Resources
 	routes    gateway.Routes
 }
@@ -58,6 +59,12 @@ func (s *Server) build(ctx context.Context, c *config.Config) (*built, error) {
 	}
 	if b.engine, err = LoadPolicy(c.Proto.Policy); err != nil {
 		errs = append(errs, err)
+	}
+	var missing bool
+	if b.lock, missing, err = loadLock(c.Proto.Pins); err != nil {
+		errs = append(errs, err)
+	} else if missing {
+		s.log.Warn(missingLock(c.Proto.Pins.File))
 	}
 	w, err := world(c.Proto, s.sockets, s.token, true)
 	w.Telemetry.Guard, w.Telemetry.AccessLog = !s.opts.NoGuard, !s.opts.NoAccessLog
@@ -229,7 +236,7 @@ func (s *Server) serveWorld() {
 func (s *Server) swapSnapshot() {
 	b := s.world
 	s.gateway.Swap(func(now gateway.Snapshot) gateway.Snapshot {
-		return gateway.Snapshot{Settings: b.settings, Policy: b.engine, Routes: b.routes, Catalog: catalog.Build(b.endpoints, s.ordered(), now.Catalog)}
+		return gateway.Snapshot{Settings: b.settings, Policy: b.engine, Routes: b.routes, Catalog: catalog.BuildLocked(b.endpoints, s.ordered(), b.lock, now.Catalog)}
 	})
 	s.countCatalog()
 }
@@ -250,7 +257,7 @@ func (s *Server) learned(of *configv1.Server, src *catalog.Source) {
 		return
 	}
 	s.gateway.Swap(func(now gateway.Snapshot) gateway.Snapshot {
-		now.Catalog = catalog.Build(s.world.endpoints, s.ordered(), now.Catalog)
+		now.Catalog = catalog.BuildLocked(s.world.endpoints, s.ordered(), s.world.lock, now.Catalog)
 		return now
 	})
 	s.countCatalog()
