@@ -14,7 +14,6 @@ import (
 	"github.com/mcpgw/mcpgw/pkg/fault"
 	"github.com/mcpgw/mcpgw/pkg/jsonrpc"
 	"github.com/mcpgw/mcpgw/pkg/mcp"
-	"github.com/mcpgw/mcpgw/pkg/policy"
 )
 
 // LaneAuthorize is the lane of a request that another's Envoy routes: it is let through or refused, and nothing else.
@@ -150,9 +149,8 @@ func (x *Exchange) subscribe(m *jsonrpc.Message) (Verdict, *fault.Error) {
 		}
 		q := x.asks(t.action)
 		q.Item, q.URI = t.entry.Item, uri
-		r := x.g.ruling(x.ctx, x.Snapshot, q)
-		if x.Ruling = &r; r.Effect != policy.Allow {
-			x.Fault = fault.New(fault.Denied, "%s", r.Public())
+		if f := x.decide(q); f != nil { // what an allow demands besides is met, or refuses, too
+			x.Fault = f
 			return nil, t.unknown()
 		}
 	}

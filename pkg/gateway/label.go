@@ -23,18 +23,19 @@ type Labels interface {
 	Add(caller string, labels []string) (grew bool, err error)
 }
 
-// known is what the caller is marked with at this moment. A legacy client is marked by its session alone, and is clean in a new one;
-// others by principal and client. What cannot be found out counts as lost.
+// known is what the caller is marked with at this moment. Where the gateway holds a session, it alone is marked, and a new one is clean;
+// everybody else by principal and client: modern clients, and all behind ext_authz, whose sessions are their server's. What cannot be
+// found out counts as lost.
 func (x *Exchange) known() (labels []string, lost bool) {
 	switch {
-	case !x.legacy && x.g.opts.Labels != nil:
-		return x.g.opts.Labels.Get(x.Principal.Key())
-	case x.legacy && x.Session != nil:
+	case x.Session != nil:
 		s, err := x.g.opts.Sessions.Get(x.ctx, x.Session.ID, x.Session.Owner) // another call may have marked it just now
 		if err != nil || s == nil {
 			return nil, true
 		}
 		return s.Labels, false
+	case x.g.opts.Labels != nil:
+		return x.g.opts.Labels.Get(x.Principal.Key())
 	}
 	return nil, true
 }
@@ -74,9 +75,7 @@ func (x *Exchange) mark(o *policy.Obligations) *fault.Error {
 
 func (x *Exchange) keep(labels []string) (grew bool, err error) {
 	switch {
-	case !x.legacy && x.g.opts.Labels != nil:
-		return x.g.opts.Labels.Add(x.Principal.Key(), labels)
-	case x.legacy && x.Session != nil:
+	case x.Session != nil:
 		var full error
 		s, err := x.g.opts.Sessions.Update(x.ctx, x.Session.ID, x.Session.Owner, func(s *session.Session) (n *session.Session) {
 			n, grew, full = s.Labelled(labels)
@@ -86,13 +85,15 @@ func (x *Exchange) keep(labels []string) (grew bool, err error) {
 			err = errors.New("the session has ended")
 		}
 		return grew, errors.Join(err, full)
+	case x.g.opts.Labels != nil:
+		return x.g.opts.Labels.Add(x.Principal.Key(), labels)
 	}
 	return false, errors.New("there is no place for labels")
 }
 
 // marked names whom labels bind.
 func (x *Exchange) marked() string {
-	if x.legacy {
+	if x.Session != nil {
 		return "session " + x.Session.ID
 	}
 	return "caller " + x.Principal.Key()

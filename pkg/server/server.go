@@ -119,17 +119,18 @@ func newServer(ctx context.Context, o Options, c *config.Config) (s *Server, cle
 	}
 	s.sockets = Sockets(dir)
 	var undo []func()
-	cleanup = func() {
+	undoAll := func() {
 		for _, f := range slices.Backward(undo) {
 			f()
 		}
 	}
+	cleanup = undoAll
 	if temporary {
 		undo = append(undo, func() { _ = os.RemoveAll(dir) })
 	}
 	defer func() {
 		if err != nil {
-			cleanup()
+			undoAll() // s and cleanup are nil by now
 		}
 	}()
 	if s.token, err = Token(dir, !temporary); err != nil {
@@ -149,7 +150,7 @@ func newServer(ctx context.Context, o Options, c *config.Config) (s *Server, cle
 		ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
 		defer cancel()
 		if err := shutdown(ctx); err != nil {
-			s.log.Warn("spans may be lost", "error", err)
+			o.Log.Warn("spans may be lost", "error", err)
 		}
 	})
 
@@ -161,9 +162,10 @@ func newServer(ctx context.Context, o Options, c *config.Config) (s *Server, cle
 	if s.labels, err = s.openLabels(p.Policy.GetLabels()); err != nil {
 		return nil, nil, err
 	}
+	labels := s.labels
 	undo = append(undo, func() {
-		if err := s.labels.Close(); err != nil {
-			s.log.Warn("the file of labels", "error", err)
+		if err := labels.Close(); err != nil {
+			o.Log.Warn("the file of labels", "error", err)
 		}
 	})
 	s.streams = limit.NewSlots(int(l.GetStreamsPerPrincipal()))
