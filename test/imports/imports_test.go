@@ -41,7 +41,8 @@ var house = map[string]room{
 	"pkg/jsonrpc": {floor: 1},
 	"pkg/sse":     {floor: 1},
 
-	"pkg/mcp": {floor: 2},
+	"pkg/mcp":  {floor: 2},
+	"pkg/edit": {floor: 2},
 
 	// nouns
 	"pkg/identity": {floor: 3, heavy: []string{jwx}},

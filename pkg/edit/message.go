@@ -1,0 +1,100 @@
+package edit
+
+import (
+	"bytes"
+
+	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/mcpgw/mcpgw/pkg/jsonrpc"
+)
+
+// Message redacts a message of a server that belongs to a call: its body after the change, at most so many bytes; m.Body itself where
+// nothing changes. Any error means that the client must not see the message.
+//
+// In a result, pointers begin at the result, and what they say of structuredContent holds as well for JSON in the texts of content:
+// servers say the same twice. Expressions are searched in every string of the result, in the JSON that a string holds, and in what is in
+// Base64 (blob, and data beside a mimeType) if that is text; other data there is ErrUnreadable. In an error, and in what a server says or
+// asks on the way, expressions alone count: pointers are about results.
+func (e *Editor) Message(m *jsonrpc.Message, most int) ([]byte, error) {
+	if len(m.Body) > most {
+		return nil, ErrTooLarge
+	}
+	w := work{most: most}
+	t := texts{patterns: e.patterns, within: true, message: true}
+	var v jsonrpc.Value
+	var text []byte
+	var err error
+	switch {
+	case m.Kind == jsonrpc.Response && m.Result.Exists():
+		v = m.Result
+		if text, err = w.paths(v.Raw, e.paths); err != nil {
+			return nil, err
+		}
+		if text, err = w.paths(text, e.copies(&w)); err != nil {
+			return nil, err
+		}
+	case m.Kind == jsonrpc.Response:
+		v = m.Error
+		text = v.Raw
+	default:
+		v, t.tokens = m.Params.Value, true
+		text = v.Raw
+	}
+	if !v.Exists() {
+		return m.Body, nil
+	}
+	if text, err = w.texts(text, t); err != nil {
+		return nil, err
+	}
+	if w.changed == 0 {
+		return m.Body, nil
+	}
+	if len(m.Body)-len(v.Raw)+len(text) > most {
+		return nil, ErrTooLarge
+	}
+	return jsonrpc.Splice(m.Body, jsonrpc.Edit{Pos: v.Pos, Len: len(v.Raw), Text: text}), nil
+}
+
+// copies are the changes of texts that repeat structuredContent, for clients of older revisions (2025-06-18, "Structured Content").
+func (e *Editor) copies(w *work) []path {
+	if e.inner == nil && e.whole == nil {
+		return nil
+	}
+	text := func(raw []byte) ([]byte, error) {
+		if len(raw) == 0 || raw[0] != '"' {
+			return nil, nil
+		}
+		text, err := jsontext.AppendUnquote(nil, raw)
+		if err != nil {
+			return nil, err
+		}
+		if e.whole != nil {
+			if !isJSON(text) {
+				return nil, nil
+			}
+			return jsonrpc.AppendString(nil, string(e.whole.value)), nil // of what is removed nothing is left
+		}
+		i := inner{work: work{most: w.most, lenient: true, changed: w.changed}, paths: e.inner}
+		changed, err := i.texts(text)
+		w.changed = i.changed
+		if err != nil || changed == nil {
+			return nil, err
+		}
+		return jsonrpc.AppendString(nil, string(changed)), nil
+	}
+	all := segment{all: true}
+	content, resource, member := segment{name: "content"}, segment{name: "resource"}, segment{name: "text"}
+	return []path{
+		{segments: []segment{content, all, member}, edit: text},
+		{segments: []segment{content, all, resource, member}, edit: text},
+	}
+}
+
+// isJSON reports whether a text begins with an object or array.
+func isJSON(text []byte) bool {
+	t := bytes.TrimLeft(text, " \t\r\n")
+	if len(t) == 0 || t[0] != '{' && t[0] != '[' {
+		return false
+	}
+	return jsontext.NewDecoder(bytes.NewBuffer(t), jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true)).SkipValue() == nil
+}
