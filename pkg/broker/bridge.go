@@ -75,30 +75,29 @@ func cancelled(ctx context.Context) bool { return errors.Is(context.Cause(ctx), 
 // bridgeResponse passes a modern server's answer on.
 func (c *call) bridgeResponse(ctx context.Context, resp *http.Response) {
 	defer closeBody(resp)
-	if f := localFault(c.p.Server, resp); f != nil {
+	f := localFault(c.p.Server, resp)
+	if f == nil {
+		f = c.encoded(resp)
+	}
+	if f != nil {
 		c.fail(f)
 		return
 	}
 	switch mediaType(resp) {
 	case "application/json":
-		b, err := readAll(resp.Body, c.b.MaxEvent)
-		if err == nil {
-			var m *jsonrpc.Message
-			if m, err = jsonrpc.Read(b, jsonrpc.Limits{Depth: maxDepth}); err == nil && !unauthorized(resp.StatusCode) && !down(resp.StatusCode) {
-				if b, err = c.mine(m); err == nil {
-					if m.Result.Exists() {
-						b = c.toLegacy(m)
-					}
-					c.json(b)
-					return
-				}
+		m, b, err := c.response(resp)
+		if err == nil && !unauthorized(resp.StatusCode) && !down(resp.StatusCode) {
+			if m.Result.Exists() {
+				b = c.toLegacy(m)
 			}
+			c.json(b)
+			return
 		}
 		if cancelled(ctx) {
 			c.status(http.StatusNoContent)
 			return
 		}
-		c.fail(gateway.Upstream(c.p.Server, c.reasonOf(ctx, resp.StatusCode)).Wrap(err))
+		c.fail(c.noAnswer(ctx, resp.StatusCode, err))
 	case "text/event-stream":
 		if resp.StatusCode != http.StatusOK {
 			c.fail(gateway.Upstream(c.p.Server, reasonOf(resp.StatusCode)))
@@ -113,7 +112,13 @@ func (c *call) bridgeResponse(ctx context.Context, resp *http.Response) {
 func (c *call) bridgeStream(ctx context.Context, resp *http.Response) {
 	out := c.stream()
 	defer out.close()
-	for m := range c.b.messages(ctx, resp.Body) {
+	var why error
+	for m := range c.b.messages(ctx, resp.Body, c.most(), &why) {
+		m, err := c.redacted(m)
+		if err != nil {
+			out.message(c.cut(ctx, err).Reply(c.p.Message.ID))
+			return
+		}
 		switch {
 		case m.Kind == jsonrpc.Response && string(m.ID) == string(c.p.Message.ID):
 			out.message(c.toLegacy(m))
@@ -123,7 +128,7 @@ func (c *call) bridgeStream(ctx context.Context, resp *http.Response) {
 		}
 	}
 	if !cancelled(ctx) {
-		out.message(gateway.Upstream(c.p.Server, ended(ctx)).Reply(c.p.Message.ID))
+		out.message(c.cut(ctx, why).Reply(c.p.Message.ID))
 	}
 }
 

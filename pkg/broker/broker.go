@@ -132,12 +132,15 @@ type call struct {
 // source is what is known of the server that the call goes to.
 func (c *call) source() *catalog.Source { return c.p.Snapshot.Catalog.Source(c.p.Server) }
 
-// use serves a call: relayed to a server that has sessions as the client has, bridged to one that is modern alone.
+// use serves a call: forwarded where client and server are modern, relayed to a server that has sessions as the client has, bridged to one
+// that is modern alone.
 func (c *call) use() {
 	s := c.source()
 	switch {
 	case s == nil:
 		c.fail(gateway.Upstream(c.p.Server, "unavailable"))
+	case !c.p.Legacy():
+		c.forward()
 	case s.Legacy:
 		c.relay()
 	default:

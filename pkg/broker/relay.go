@@ -88,21 +88,19 @@ func (c *call) originBody() []byte {
 // relayResponse passes a legacy server's answer on.
 func (c *call) relayResponse(ctx context.Context, resp *http.Response) {
 	defer closeBody(resp)
-	if f := localFault(c.p.Server, resp); f != nil {
+	f := localFault(c.p.Server, resp)
+	if f == nil {
+		f = c.encoded(resp)
+	}
+	if f != nil {
 		c.fail(f)
 		return
 	}
 	switch mediaType(resp) {
 	case "application/json":
-		b, err := wholeBody(resp, c.b.MaxEvent)
-		if err == nil {
-			var m *jsonrpc.Message
-			if m, err = jsonrpc.Read(b, jsonrpc.Limits{Depth: maxDepth}); err == nil {
-				b, err = c.mine(m)
-			}
-		}
+		_, b, err := c.response(resp)
 		if err != nil || unauthorized(resp.StatusCode) || down(resp.StatusCode) {
-			c.fail(gateway.Upstream(c.p.Server, c.reasonOf(ctx, resp.StatusCode)).Wrap(err))
+			c.fail(c.noAnswer(ctx, resp.StatusCode, err))
 			return
 		}
 		c.json(b) // a legacy client must not see a 404: it would end its session
@@ -122,7 +120,8 @@ func (c *call) relayStream(ctx context.Context, resp *http.Response) {
 	out := c.stream()
 	defer out.close()
 	done := ctx.Done()
-	msgs := c.b.messages(ctx, resp.Body)
+	var why error
+	msgs := c.b.messages(ctx, resp.Body, c.most(), &why)
 	for {
 		select {
 		case <-done:
@@ -130,7 +129,12 @@ func (c *call) relayStream(ctx context.Context, resp *http.Response) {
 			return
 		case m, ok := <-msgs:
 			if !ok { // cut before the response
-				out.message(gateway.Upstream(c.p.Server, ended(ctx)).Reply(c.p.Message.ID))
+				out.message(c.cut(ctx, why).Reply(c.p.Message.ID))
+				return
+			}
+			m, err := c.redacted(m)
+			if err != nil {
+				out.message(c.cut(ctx, err).Reply(c.p.Message.ID))
 				return
 			}
 			b, last := c.pass(c.p.Server, m)
@@ -314,15 +318,17 @@ func readAll(r io.Reader, most int) ([]byte, error) {
 	return b, err
 }
 
-// messages reads a server's stream. The channel closes when it ends, for whatever reason, or ctx does.
-func (b *Broker) messages(ctx context.Context, r io.Reader) <-chan *jsonrpc.Message {
+// messages reads a server's stream, whose messages have so many bytes at most. The channel closes when it ends, for whatever reason, or
+// ctx does; why it could not be read on is in why then.
+func (b *Broker) messages(ctx context.Context, r io.Reader, most int, why *error) <-chan *jsonrpc.Message {
 	ch := make(chan *jsonrpc.Message)
 	go b.safely(func() {
 		defer close(ch)
-		events := sse.NewReader(r, b.MaxEvent)
+		events := sse.NewReader(r, most)
 		for {
 			e, err := events.Next()
 			if err != nil {
+				*why = err
 				return
 			}
 			if e.Comment || len(e.Data) == 0 {
@@ -330,6 +336,7 @@ func (b *Broker) messages(ctx context.Context, r io.Reader) <-chan *jsonrpc.Mess
 			}
 			m, err := jsonrpc.Read(e.Data, jsonrpc.Limits{Depth: maxDepth})
 			if err != nil {
+				*why = err
 				return // what we cannot read, no client shall act on
 			}
 			select {

@@ -152,6 +152,9 @@ func (c *call) travel(server string) http.Header {
 			}
 		}
 	}
+	if c.p.Redaction() != nil {
+		to.Set("Accept-Encoding", "identity")
+	}
 	to.Set(gateway.HeaderDecision, c.p.DecisionID)
 	return to
 }

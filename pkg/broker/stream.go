@@ -266,7 +266,8 @@ func (c *call) follow(ctx context.Context, o *out, server string, u session.Upst
 	if resp.StatusCode != http.StatusOK || mediaType(resp) != "text/event-stream" {
 		return localFault(server, resp) != nil
 	}
-	for m := range c.b.messages(ctx, resp.Body) {
+	var why error
+	for m := range c.b.messages(ctx, resp.Body, c.b.MaxEvent, &why) {
 		if b, _ := c.pass(server, m); b != nil {
 			o.message(b)
 		}
@@ -274,8 +275,13 @@ func (c *call) follow(ctx context.Context, o *out, server string, u session.Upst
 	return true
 }
 
-// mayRead asks policy anew whether the caller may still read what a server says has changed.
+// mayRead asks policy anew whether the caller may still read what a server says has changed. Of what it may read redacted alone it hears
+// only if nothing but the URI is said.
 func (c *call) mayRead(m *jsonrpc.Message) bool {
 	uri, ok := m.Params.Get("uri").Str()
-	return ok && c.p.MayRead(context.WithoutCancel(c.r.Context()), c.b.Gateway.Snapshot(), uri)
+	if !ok {
+		return false
+	}
+	may, redacts := c.p.MayRead(context.WithoutCancel(c.r.Context()), c.b.Gateway.Snapshot(), uri)
+	return may && (!redacts || len(m.Params.Members) == 1)
 }

@@ -161,7 +161,7 @@ func (e *Editor) Paths() (names []string, all bool) {
 }
 
 // Arguments rewrites arguments: the text of one JSON object, nil where there are none. The outcome has at most so many bytes; changed
-// counts the values that are others now. It is text itself where that is none.
+// counts the values and the matches that are others now. Out is text itself where there are none.
 //
 // What a pointer names is set, and added where it is a member that its object does not have, or - at the end of an array. Where the
 // object or array is not there, or an index is beyond the array, the error is ErrAbsent; but what is to be removed may be absent, and *
@@ -192,13 +192,13 @@ type work struct {
 	src     []byte
 	edits   []jsonrpc.Edit
 	size    int // of the outcome
-	changed int // edits that were made, in this text or within
+	changed int // values and matches that are others now, in this text and within
 }
 
-// put notes an edit.
-func (w *work) put(pos, n int, text []byte) error {
+// put notes an edit, which changes so many values or matches that have not been counted yet.
+func (w *work) put(pos, n int, text []byte, changed int) error {
 	w.size += len(text) - n
-	w.changed++
+	w.changed += changed
 	if w.changed > maxEdits {
 		return fmt.Errorf("more than %d places change: %w", maxEdits, ErrTooLarge)
 	}
@@ -339,7 +339,7 @@ func (p *pathWalk) container(active []cursor) (start int, err error) {
 		return 0, err
 	}
 	if list.gone >= 0 {
-		if err := p.put(list.gone, list.end-list.gone, nil); err != nil {
+		if err := p.put(list.gone, list.end-list.gone, nil, 1); err != nil {
 			return 0, err
 		}
 	}
@@ -385,19 +385,19 @@ func (p *pathWalk) part(end *path, below []cursor) (start int, removed bool, err
 	case end.edit != nil:
 		text, err := end.edit(raw)
 		if err == nil && text != nil {
-			err = p.put(start, len(raw), text)
+			err = p.put(start, len(raw), text, 0)
 		}
 		return start, false, err
 	case end.value == nil:
 		return start, true, nil
 	}
-	return start, false, p.put(start, len(raw), end.value)
+	return start, false, p.put(start, len(raw), end.value, 1)
 }
 
 // place notes a part that was walked: it begins at begin and ends where the decoder stands.
 func (p *pathWalk) place(l *parts, begin int, removed bool) (err error) {
 	if l.gone >= 0 {
-		err = p.put(l.gone, begin-l.gone, nil)
+		err = p.put(l.gone, begin-l.gone, nil, 1)
 		l.gone = -1
 	}
 	before := l.end
@@ -407,7 +407,7 @@ func (p *pathWalk) place(l *parts, begin int, removed bool) (err error) {
 	case !removed:
 		l.kept = true
 	case l.kept: // with the comma before it
-		err = p.put(before, l.end-before, nil)
+		err = p.put(before, l.end-before, nil, 1)
 	default:
 		l.gone = begin
 	}
@@ -420,6 +420,7 @@ func (p *pathWalk) add(active []cursor, found []bool, object bool, l parts) erro
 		return nil
 	}
 	var text []byte
+	added := 0
 	for i, c := range active {
 		s := c.segment()
 		if found[i] || s.all || !c.demands() {
@@ -440,9 +441,10 @@ func (p *pathWalk) add(active []cursor, found []bool, object bool, l parts) erro
 			text = append(jsonrpc.AppendString(text, s.name), ':')
 		}
 		text = append(text, c.value...)
+		added++
 	}
 	if len(text) == 0 {
 		return nil
 	}
-	return p.put(l.end, 0, text)
+	return p.put(l.end, 0, text, added)
 }

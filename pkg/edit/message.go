@@ -72,6 +72,7 @@ func (e *Editor) copies(w *work) []path {
 			if !isJSON(text) {
 				return nil, nil
 			}
+			w.changed++
 			return jsonrpc.AppendString(nil, string(e.whole.value)), nil // of what is removed nothing is left
 		}
 		i := inner{work: work{most: w.most, lenient: true, changed: w.changed}, paths: e.inner}

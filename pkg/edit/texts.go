@@ -165,7 +165,7 @@ func (s *textWalk) strAt(raw []byte, at int) error {
 	if err != nil || changed == nil {
 		return err
 	}
-	return s.put(at, len(raw), jsonrpc.AppendString(nil, string(changed)))
+	return s.put(at, len(raw), jsonrpc.AppendString(nil, string(changed)), 0)
 }
 
 // binary replaces in what a string holds in Base64. Only text can be searched: an image under such a change is refused.
@@ -186,7 +186,7 @@ func (s *textWalk) binary(raw []byte, at int) error {
 		if err != nil || changed == nil {
 			return err
 		}
-		return s.put(at, len(raw), jsonrpc.AppendString(nil, enc.EncodeToString(changed)))
+		return s.put(at, len(raw), jsonrpc.AppendString(nil, enc.EncodeToString(changed)), 0)
 	}
 	return fmt.Errorf("data that is no Base64: %w", ErrUnreadable)
 }

@@ -35,6 +35,7 @@ type Exchange struct {
 	id       []byte // JSON text of the request's id, once it is known
 	legacy   bool
 	row      mcp.Method
+	changes  changes // that policy demands
 }
 
 // Head judges what the head alone decides. It returns an exchange and no verdict when a body must follow, else a verdict; the exchange
@@ -259,7 +260,7 @@ func (x *Exchange) use(m *jsonrpc.Message) (Verdict, *fault.Error) {
 	if t == nil {
 		return v, f
 	}
-	return x.lane(t, m)
+	return x.lane(t, t.sent)
 }
 
 // judge finds the item that a message names and rules on it. Without a target it is refused, by a fault or a verdict.
@@ -285,6 +286,9 @@ func (x *Exchange) judge(m *jsonrpc.Message) (*target, Verdict, *fault.Error) {
 	if refusal == nil {
 		refusal = x.decide(q)
 	}
+	if refusal == nil {
+		t.sent, refusal = x.rewrite(&t, m)
+	}
 	if refusal != nil {
 		if visible, err := x.Snapshot.Policy.Visible(x.ctx, q); !visible || err != nil { // whatever failed: what cannot be seen is unknown
 			x.Fault = refusal // the true reason: for the record alone
@@ -303,16 +307,11 @@ func (x *Exchange) decide(q *policy.Question) *fault.Error {
 	switch {
 	case r.Err != nil:
 		return fault.New(fault.Internal, "policy could not rule on this call").Wrap(r.Err)
-	case r.Effect == policy.Allow && unbuilt(r.Obligations):
-		return fault.New(fault.Internal, "policy demands what this version cannot do")
 	case r.Effect == policy.Allow:
-		return x.mark(r.Obligations)
+		return x.oblige(r.Obligations)
 	}
 	return fault.New(fault.Denied, "%s", r.Public()).With(denial(&r))
 }
-
-// unbuilt reports whether obligations hold what the walk cannot do.
-func unbuilt(o *policy.Obligations) bool { return o != nil && len(o.Rewrite)+len(o.Redact) > 0 }
 
 // ruling asks policy about a call, and tells whoever listens.
 func (g *Gateway) ruling(ctx context.Context, s *Snapshot, q *policy.Question) policy.Ruling {
@@ -337,18 +336,24 @@ func (x *Exchange) refuseUse(m *jsonrpc.Message, f *fault.Error) (Verdict, *faul
 	return x.result(append(b, '}'))
 }
 
-// lane chooses how the call is served. Direct needs one modern server on both sides and nothing to change in its answer; everything
-// legacy goes by the broker, which holds the sessions.
+// lane chooses how the call is served. Direct needs one modern server on both sides and nothing to change in its answer; what is
+// redacted goes by the broker, and so does everything legacy, whose sessions it holds.
 func (x *Exchange) lane(t *target, m *jsonrpc.Message) (Verdict, *fault.Error) {
 	server := t.entry.Item.Server
 	if !x.Snapshot.Routes.Servers[server] {
 		return nil, upstream(server, "unavailable")
 	}
-	if x.legacy {
+	if x.legacy || x.changes.result != nil {
 		return x.toBroker(m)
 	}
 	x.Lane = "direct"
-	fw := &Forward{Backend: BackendPrefix + server, Remove: removals(x.header, x.Snapshot.Settings.Servers[server])}
+	fw := &Forward{
+		Backend: BackendPrefix + server, Set: x.changes.set,
+		Remove: append(removals(x.header, x.Snapshot.Settings.Servers[server]), x.changes.remove...),
+	}
+	if x.Rewritten > 0 {
+		fw.Body = m.Body
+	}
 	if t.origin != t.public { // renamed: the same string in body and header
 		fw.Body = jsonrpc.Splice(m.Body, jsonrpc.Edit{Pos: t.value.Pos, Len: len(t.value.Raw), Text: jsonrpc.AppendString(nil, t.origin)})
 		if x.row.Mirrored {

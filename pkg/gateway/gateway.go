@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/mcpgw/mcpgw/pkg/catalog"
+	"github.com/mcpgw/mcpgw/pkg/edit"
 	"github.com/mcpgw/mcpgw/pkg/identity"
 	"github.com/mcpgw/mcpgw/pkg/policy"
 	"github.com/mcpgw/mcpgw/pkg/session"
@@ -52,6 +53,9 @@ type Settings struct {
 	Depth     int // nesting of a body; 0 is the reader's default
 	Name      string
 	Build     string // the gateway's own version, for serverInfo
+
+	BodyBytes   int // the longest body after a rewrite; 0 is 4 MiB
+	RedactBytes int // the longest message of a server that is redacted; 0 is 4 MiB
 }
 
 // Authenticator finds out who calls. Its errors are faults of kind Unauthenticated or TwoCredentials. It must not wait for a network.
@@ -127,6 +131,8 @@ type Gateway struct {
 	swap    sync.Mutex
 	park    *lot
 	bells   bells
+
+	patterns edit.Patterns
 }
 
 // change is closed when the snapshot it belongs to is replaced.

@@ -30,6 +30,8 @@ type Record struct {
 	Public     string // the name the client used, where it resolved
 	Lane       string // answer, direct or broker
 	Ruling     *policy.Ruling
+	Rewritten  int // values and matches in the arguments that policy has changed
+	Redactions int // changes of the result that policy demands
 	Fault      *fault.Error
 	Status     int    // of a reply
 	Trace      string // params._meta.traceparent, for a link

@@ -19,8 +19,9 @@ type target struct {
 	value  jsonrpc.Value // where the name stands in the body
 	public string        // the name as the client used it
 	entry  *catalog.Entry
-	origin string // the name as the server knows it
-	uri    string // of a resource
+	origin string           // the name as the server knows it
+	uri    string           // of a resource
+	sent   *jsonrpc.Message // as it goes on: the client's, but for what policy rewrites; once it is judged
 }
 
 // target reads which item a message names, without looking for it yet.
@@ -144,18 +145,26 @@ func denial(r *policy.Ruling) json.RawMessage {
 	return b
 }
 
-// MayRead asks policy, in a snapshot, whether the caller of x may read a resource now.
-func (x *Exchange) MayRead(ctx context.Context, s *Snapshot, uri string) bool {
+// MayRead asks policy, in a snapshot, whether the caller of x may read a resource now. Where it may read it redacted alone, redacts is
+// true: it may hear that the resource has changed, since it knows the URI, but nothing else that is said with it.
+func (x *Exchange) MayRead(ctx context.Context, s *Snapshot, uri string) (may, redacts bool) {
 	y := x.now(s)
 	if y == nil {
-		return false
+		return false, false
 	}
 	e := y.View.ResolveURI(uri)
 	if e == nil {
-		return false
+		return false, false
 	}
 	q := y.asks(mcp.MethodResourcesRead)
 	q.Item, q.URI = e.Item, uri
 	r := x.g.ruling(ctx, s, q)
-	return r.Err == nil && r.Effect == policy.Allow && !unbuilt(r.Obligations) && y.mark(r.Obligations) == nil
+	if r.Err != nil || r.Effect != policy.Allow {
+		return false, false
+	}
+	o := r.Obligations
+	if o == nil {
+		return true, false
+	}
+	return len(o.Rewrite) == 0 && y.mark(o) == nil, len(o.Redact) > 0 // a read that has to be rewritten is none that can be done here
 }

@@ -34,6 +34,7 @@ func (s *Server) report(ctx context.Context, x *gateway.Exchange) {
 			e.Rules = append(e.Rules, why.Rule+": "+why.Message)
 		}
 	}
+	e.Rewritten, e.Redactions = r.Rewritten, r.Redactions
 	if f := r.Fault; f != nil {
 		e.Refusal, e.Code, e.Message, e.Cause = f.Kind.String(), f.Kind.Code(), f.Message, f.Cause
 	}

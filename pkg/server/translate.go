@@ -168,7 +168,7 @@ func trust(s *configv1.Server) (catalog.Trust, error) {
 func settings(c *config.Config, version string) (*gateway.Settings, error) {
 	p := c.Proto
 	out := &gateway.Settings{
-		Version: c.Version[:8], Name: "mcpgw", Build: version, Depth: int(p.Limits.GetDepth()),
+		Version: c.Version[:8], Name: "mcpgw", Build: version, Depth: int(p.Limits.GetDepth()), BodyBytes: int(p.Limits.GetBodyBytes()), RedactBytes: int(p.Policy.GetRedactBytes()),
 		Listeners: map[string]*gateway.Listener{}, Endpoints: map[string]*gateway.Endpoint{}, Servers: map[string]*gateway.Server{},
 	}
 	for _, l := range p.Listeners {

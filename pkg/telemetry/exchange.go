@@ -37,6 +37,8 @@ type Exchange struct {
 	PolicyRevision string
 	PolicyDuration time.Duration
 	Cached         bool
+	Rewritten      int // values and matches in the arguments that policy has changed
+	Redactions     int // changes of the result that policy demands
 
 	Refusal string // kind of the fault; empty = none
 	Code    int    // JSON-RPC error code of the refusal
@@ -111,6 +113,8 @@ func (e *Exchange) Log(ctx context.Context, log *slog.Logger) {
 	if e.Effect != "" {
 		a = append(a, slog.Bool("cached", e.Cached), slog.Int64("policy_us", e.PolicyDuration.Microseconds()))
 	}
+	num("rewritten", e.Rewritten)
+	num("redactions", e.Redactions)
 	str("refusal", e.Refusal)
 	num("code", e.Code)
 	if e.Cause != nil {

@@ -28,6 +28,8 @@ const (
 	attrRevision    = "mcpgw.policy.bundle.revision"
 	attrCached      = "mcpgw.policy.cached"
 	attrDuration    = "mcpgw.policy.duration_us"
+	attrRewritten   = "mcpgw.policy.rewritten"  // how many values and matches of the arguments; never which
+	attrRedactions  = "mcpgw.policy.redactions" // how many changes of the result
 	attrListener    = "mcpgw.listener"
 	attrEndpoint    = "mcpgw.endpoint"
 	attrServer      = "mcpgw.server"

@@ -229,6 +229,12 @@ func attributes(e *Exchange) []attribute.KeyValue {
 		if len(e.Rules) > 0 {
 			a = append(a, attribute.StringSlice(attrRules, e.Rules))
 		}
+		if e.Rewritten > 0 {
+			a = append(a, attribute.Int(attrRewritten, e.Rewritten))
+		}
+		if e.Redactions > 0 {
+			a = append(a, attribute.Int(attrRedactions, e.Redactions))
+		}
 	}
 	str(attrListener, e.Listener)
 	str(attrEndpoint, e.Endpoint)

@@ -1,0 +1,95 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+
+	"github.com/mcpgw/mcpgw/pkg/fault"
+	"github.com/mcpgw/mcpgw/pkg/gateway"
+	"github.com/mcpgw/mcpgw/pkg/jsonrpc"
+	"github.com/mcpgw/mcpgw/pkg/sse"
+)
+
+// What policy redacts is redacted here: the answer of a call, and whatever its server says on the stream of that answer. What a server
+// says outside of calls, on a standing stream of its session, is no result; a result that it puts there reaches nobody.
+
+// errKept says that a message is not for the client, since it could not be redacted.
+var errKept = errors.New("kept back")
+
+// redacted is a server's message as the client of this call may see it. After an error nothing of it is to be shown.
+func (c *call) redacted(m *jsonrpc.Message) (*jsonrpc.Message, error) {
+	r := c.p.Redaction()
+	if r == nil {
+		return m, nil
+	}
+	body, err := r.Message(m, c.b.MaxEvent)
+	if err == nil {
+		m, err = jsonrpc.Read(body, jsonrpc.Limits{Depth: maxDepth}) // what policy puts in must not make it another message
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errKept, err)
+	}
+	return m, nil
+}
+
+// most is how many bytes one message of the server may have.
+func (c *call) most() int {
+	if r := c.p.Redaction(); r != nil {
+		return min(r.Most, c.b.MaxEvent)
+	}
+	return c.b.MaxEvent
+}
+
+// response reads a JSON answer: what answers this call, as the client may see it.
+func (c *call) response(resp *http.Response) (m *jsonrpc.Message, b []byte, err error) {
+	if b, err = wholeBody(resp, c.most()); err != nil {
+		return nil, nil, err
+	}
+	if m, err = jsonrpc.Read(b, jsonrpc.Limits{Depth: maxDepth}); err != nil {
+		return nil, nil, err
+	}
+	if m, err = c.redacted(m); err != nil {
+		return nil, nil, err
+	}
+	b, err = c.mine(m)
+	return m, b, err
+}
+
+// kept is the fault where an answer was too long to be redacted, or could not be; nil where err says something else.
+func (c *call) kept(ctx context.Context, err error) *fault.Error {
+	tooLong := errors.Is(err, errTooLarge) || errors.Is(err, sse.ErrTooLarge)
+	if c.p.Redaction() == nil || !tooLong && !errors.Is(err, errKept) {
+		return nil
+	}
+	c.b.Log.WarnContext(ctx, "an answer was kept back: policy demands a redaction that cannot be made", "server", c.p.Server,
+		"decision_id", c.p.DecisionID, "error", err)
+	return gateway.Unredacted(c.p.Server).Wrap(err)
+}
+
+// noAnswer is the fault for an answer that is none, or none for the client.
+func (c *call) noAnswer(ctx context.Context, status int, err error) *fault.Error {
+	if f := c.kept(ctx, err); f != nil {
+		return f
+	}
+	return gateway.Upstream(c.p.Server, c.reasonOf(ctx, status)).Wrap(err)
+}
+
+// cut is the fault for a stream that ended before the response; err is why it could not be read on.
+func (c *call) cut(ctx context.Context, err error) *fault.Error {
+	if f := c.kept(ctx, err); f != nil {
+		return f
+	}
+	return gateway.Upstream(c.p.Server, ended(ctx)).Wrap(err)
+}
+
+// encoded is the fault where an answer that must be redacted comes in an encoding, which nobody asked for; else nil.
+func (c *call) encoded(resp *http.Response) *fault.Error {
+	e := resp.Header.Get("content-encoding")
+	if c.p.Redaction() == nil || e == "" || strings.EqualFold(e, "identity") {
+		return nil
+	}
+	return gateway.Upstream(c.p.Server, "not_mcp").Wrap(fmt.Errorf("content encoding %.64q", e))
+}
