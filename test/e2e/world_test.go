@@ -75,6 +75,7 @@ type setting struct {
 	envoy     string            // further members of envoy
 	rest      string            // further top-level members
 	policy    map[string]string // default: policy
+	redact    string            // policy.redact_bytes; default: the gateway's
 }
 
 func start(t *testing.T, s setting) *world {
@@ -91,6 +92,9 @@ func start(t *testing.T, s setting) *world {
 	if s.policy == nil {
 		s.policy = map[string]string{"policy.rego": policy}
 	}
+	if s.redact != "" {
+		s.redact = ", redact_bytes: " + s.redact
+	}
 	config := fmt.Sprintf(`
 listeners:
   - address: 127.0.0.1:0
@@ -99,7 +103,7 @@ servers:
 %s
 endpoints:
 %s
-policy: { directory: policy }
+policy: { directory: policy%s }
 authentication:
   api_keys:
     - { id: reader, digest: %q, roles: [reader] }
@@ -111,7 +115,7 @@ envoy:
   drain_time: 5s
 %s
 %s
-`, indent(s.listener), s.servers, s.endpoints, digest(reader), digest(another), digest(writer),
+`, indent(s.listener), s.servers, s.endpoints, s.redact, digest(reader), digest(another), digest(writer),
 		"unix:"+filepath.Join(dir, "admin.sock"), filepath.Join(dir, "run"), s.envoy, s.rest)
 	w := &world{Gateway: harness.StartGateway(t, config, s.policy), dir: filepath.Join(dir, "run")}
 	w.Base = strings.TrimSuffix(w.URLs[0], "/mcp")
