@@ -58,10 +58,16 @@ func (c *call) response(resp *http.Response) (m *jsonrpc.Message, b []byte, err 
 	return m, b, err
 }
 
-// kept is the fault where an answer was too long to be redacted, or could not be; nil where err says something else.
+// kept is the fault where an answer was too long to be redacted, or could not be read or changed; nil where err says something else.
 func (c *call) kept(ctx context.Context, err error) *fault.Error {
+	var unread *jsonrpc.Error
 	tooLong := errors.Is(err, errTooLarge) || errors.Is(err, sse.ErrTooLarge)
-	if c.p.Redaction() == nil || !tooLong && !errors.Is(err, errKept) {
+	switch {
+	case c.p.Redaction() == nil:
+		return nil
+	case errors.As(err, &unread):
+		err = errors.New("it is no message, or one that two readers may read differently") // the reader's own words name members
+	case !tooLong && !errors.Is(err, errKept):
 		return nil
 	}
 	c.b.Log.WarnContext(ctx, "an answer was kept back: policy demands a redaction that cannot be made", "server", c.p.Server,

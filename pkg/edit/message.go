@@ -13,14 +13,15 @@ import (
 //
 // In a result, pointers begin at the result, and what they say of structuredContent holds as well for JSON in the texts of content:
 // servers say the same twice. Expressions are searched in every string of the result, in the JSON that a string holds, and in what is in
-// Base64 (blob, and data beside a mimeType) if that is text; other data there is ErrUnreadable. In an error, and in what a server says or
-// asks on the way, expressions alone count: pointers are about results.
+// Base64 (blob, and data beside a mimeType) if that is text; other data there is ErrUnreadable. They are searched as well in the numbers of
+// what is a tool's own (structuredContent, _meta, data, JSON in strings), and one with a match becomes a string; the protocol's numbers and
+// all names of members stay. In an error, and in what a server says or asks on the way, expressions alone count: pointers are about results.
 func (e *Editor) Message(m *jsonrpc.Message, most int) ([]byte, error) {
 	if len(m.Body) > most {
 		return nil, ErrTooLarge
 	}
 	w := work{most: most}
-	t := texts{patterns: e.patterns, within: true, message: true}
+	t := texts{patterns: e.patterns, within: true, numbers: true, message: true}
 	var v jsonrpc.Value
 	var text []byte
 	var err error

@@ -16,6 +16,7 @@ import (
 type texts struct {
 	patterns []pattern
 	within   bool // also in the strings of JSON that a string holds: it may be written with escapes, and ^ and $ mean its own ends
+	numbers  bool // also in the numbers of what is a tool's own: one with a match becomes a text
 	message  bool // the protocol's own words are told apart: data in Base64, and tokens that say what a message belongs to
 	tokens   bool // message is what a notification or request says: its tokens stay, or no one finds what it belongs to
 }
@@ -64,6 +65,16 @@ func (s *textWalk) value(protocol bool) error {
 			return err
 		}
 		return s.str(raw)
+	case jsontext.KindNumber:
+		raw, err := s.d.ReadValue()
+		if err != nil || protocol || !s.numbers {
+			return err
+		}
+		changed, err := s.replace(raw)
+		if err != nil || changed == nil {
+			return err
+		}
+		return s.put(int(s.d.InputOffset())-len(raw), len(raw), jsonrpc.AppendString(nil, string(changed)), 0)
 	}
 	return s.d.SkipValue()
 }
@@ -247,17 +258,17 @@ func (s *textWalk) inside() *inner {
 	return &inner{work: work{most: s.most, lenient: true, changed: s.changed}, patterns: s.patterns}
 }
 
-// texts changes the objects and arrays that a text consists of, one after the other; nil where nothing changes. What follows the last
-// that can be read, or is no JSON from the start, stays.
+// texts changes the objects, arrays and strings that a text consists of, one after the other; nil where nothing changes. What follows the
+// last that can be read, or is no JSON from the start, stays.
 func (i *inner) texts(text []byte) ([]byte, error) {
 	t := bytes.TrimLeft(text, " \t\r\n")
-	if len(t) == 0 || t[0] != '{' && t[0] != '[' {
+	if len(t) == 0 || t[0] != '{' && t[0] != '[' && t[0] != '"' {
 		return nil, nil
 	}
 	d := i.begin(text)
 	var kept []jsonrpc.Edit // of all values that are whole
 	for {
-		if k := d.PeekKind(); k != jsontext.KindBeginObject && k != jsontext.KindBeginArray {
+		if k := d.PeekKind(); k != jsontext.KindBeginObject && k != jsontext.KindBeginArray && k != jsontext.KindString {
 			break
 		}
 		var err error
@@ -269,7 +280,7 @@ func (i *inner) texts(text []byte) ([]byte, error) {
 			}
 			_, err = p.value(active)
 		} else {
-			s := textWalk{work: &i.work, texts: texts{patterns: i.patterns}, d: d}
+			s := textWalk{work: &i.work, texts: texts{patterns: i.patterns, numbers: true}, d: d}
 			err = s.value(false)
 		}
 		if errors.Is(err, ErrTooLarge) {

@@ -124,8 +124,12 @@ const modernMeta = `"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-
 func sends(t interface{ Fatalf(string, ...any) }, g *gateway.Gateway, method, name, params string, more ...[2]string) (*gateway.Exchange, gateway.Verdict, string) {
 	body := `{"jsonrpc":"2.0" , "id":9007199254740993,"method":"` + method + `","params":{` + params + `,` + modernMeta + `}}`
 	h := append(header{
-		{"authorization", "Bearer key"}, {"content-type", "application/json"}, {"accept", "application/json, text/event-stream"},
-		{"mcp-protocol-version", "2026-07-28"}, {"mcp-method", method}, {"mcp-name", name},
+		{"authorization", "Bearer key"},
+		{"content-type", "application/json"},
+		{"accept", "application/json, text/event-stream"},
+		{"mcp-protocol-version", "2026-07-28"},
+		{"mcp-method", method},
+		{"mcp-name", name},
 	}, more...)
 	x, v := g.Head(context.Background(), &gateway.Head{Listener: "main", Method: "POST", Path: "/mcp", Authority: "localhost", Header: h})
 	if v != nil {
@@ -147,7 +151,8 @@ func TestRewrite(t *testing.T) {
 	}{
 		"nothing to do": {call, "plain", `,"arguments":{"max":100}`, [][2]string{{"mcp-param-max", "100"}}, `,"arguments":{"max":100}`, "mcp-name=plain", "", 0},
 		"set and add": {
-			call, "search", `, "arguments" : { "n":1.0, "max":100 ,"text":"http://a\/"}`, [][2]string{{"mcp-param-max", "100"}},
+			call, "search", `, "arguments" : { "n":1.0, "max":100 ,"text":"http://a\/"}`,
+			[][2]string{{"mcp-param-max", "100"}},
 			`, "arguments" : { "n":1.0, "max":50 ,"text":"https://a/","tenant":"blue"}`, "mcp-name=search mcp-param-max=50 mcp-param-tenant=blue", "", 3,
 		},
 		"no arguments":             {call, "search", ``, nil, `,"arguments":{"max":50,"tenant":"blue"}`, "mcp-name=search mcp-param-max=50 mcp-param-tenant=blue", "", 2},

@@ -83,7 +83,7 @@ type Obligations struct {
 // Change is one change of a JSON document. Exactly one of Path and Pattern is set.
 type Change struct {
 	Path    string // a JSON pointer (RFC 6901), from the arguments or from the result; never the whole document
-	Pattern string // an RE2 expression; every match in every text of the document is replaced, member names excepted
+	Pattern string // an RE2 expression; every match in every text of the document is replaced, member names excepted (package edit)
 
 	// Value replaces what stands at Path, as JSON text; nil removes it. With replaces the matches of Pattern, where $1 names a group.
 	Value []byte

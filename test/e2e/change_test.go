@@ -128,7 +128,7 @@ func answers(complete string) map[string]func(http.ResponseWriter, rawCall) {
 		"broken_stream": func(w http.ResponseWriter, c rawCall) {
 			drip(w, progress, `{"jsonrpc":"2.0","id":`+string(c.ID)+`,"result":{"a":"`+cardNumber)
 		},
-		"another_stream": func(w http.ResponseWriter, c rawCall) {
+		"another_stream": func(w http.ResponseWriter, _ rawCall) {
 			drip(w, response(json.RawMessage(`"another"`), text(cardNumber)))
 		},
 		"encoded": func(w http.ResponseWriter, c rawCall) {
