@@ -23,7 +23,7 @@ func (c *call) bridge() {
 		c.fail(fault.New(fault.NoMethod, "this server takes no subscriptions from clients of %s", c.p.Revision))
 		return
 	}
-	end, ok := c.st.begin(m.ID, running{server: c.p.Server, cancel: cancel})
+	end, ok := c.st.begin(m.ID, running{server: c.p.Server, cancel: cancel, redaction: c.p.Redaction()})
 	if !ok {
 		c.fail(fault.New(fault.Invalid, "a request with this id is under way"))
 		return

@@ -13,26 +13,62 @@ import (
 	"github.com/mcpgw/mcpgw/pkg/sse"
 )
 
-// What policy redacts is redacted here: the answer of a call, and whatever its server says on the stream of that answer. What a server
-// says outside of calls, on a standing stream of its session, is no result; a result that it puts there reaches nobody.
+// What policy redacts is redacted here: the answer of a call, and whatever its server says while the call runs, on any stream of the session:
+// many servers tell of a call on their standing stream. What comes there after the call is no part of it; a result reaches nobody there.
 
 // errKept says that a message is not for the client, since it could not be redacted.
 var errKept = errors.New("kept back")
 
 // redacted is a server's message as the client of this call may see it. After an error nothing of it is to be shown.
 func (c *call) redacted(m *jsonrpc.Message) (*jsonrpc.Message, error) {
-	r := c.p.Redaction()
-	if r == nil {
-		return m, nil
+	if m.Kind != jsonrpc.Response && c.st != nil {
+		return c.b.redact(m, c.st.redactions(c.p.Server))
 	}
-	body, err := r.Message(m, c.b.MaxEvent)
-	if err == nil {
-		m, err = jsonrpc.Read(body, jsonrpc.Limits{Depth: maxDepth}) // what policy puts in must not make it another message
-	}
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", errKept, err)
+	if r := c.p.Redaction(); r != nil {
+		return c.b.redact(m, []*gateway.Redaction{r})
 	}
 	return m, nil
+}
+
+func (b *Broker) redact(m *jsonrpc.Message, all []*gateway.Redaction) (*jsonrpc.Message, error) {
+	for _, r := range all {
+		if len(m.Body) > r.Most {
+			return nil, fmt.Errorf("%w: %w", errKept, errTooLarge)
+		}
+		body, err := r.Message(m, b.MaxEvent)
+		if err == nil {
+			m, err = jsonrpc.Read(body, jsonrpc.Limits{Depth: maxDepth}) // what policy puts in must not make it another message
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%w: %w", errKept, err)
+		}
+	}
+	return m, nil
+}
+
+// aside is what a server says on its standing stream, as the client may see it while calls run at the server; nil where it may not.
+func (c *call) aside(server string, m *jsonrpc.Message) *jsonrpc.Message {
+	shown, err := c.b.redact(m, c.st.redactions(server))
+	if err == nil {
+		return shown
+	}
+	c.b.Log.Warn("a message was kept back: policy demands a redaction that cannot be made", "server", server, "error", err)
+	if m.Kind == jsonrpc.Request { // else it waits for an answer that never comes
+		c.post(gateway.Unredacted(server).Reply(m.ID), server)
+	}
+	return nil
+}
+
+// redactions are those of the calls that run at a server.
+func (s *state) redactions(server string) (all []*gateway.Redaction) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, r := range s.calls {
+		if r.server == server && r.redaction != nil {
+			all = append(all, r.redaction)
+		}
+	}
+	return all
 }
 
 // most is how many bytes one message of the server may have.
@@ -77,8 +113,10 @@ func (c *call) kept(ctx context.Context, err error) *fault.Error {
 
 // noAnswer is the fault for an answer that is none, or none for the client.
 func (c *call) noAnswer(ctx context.Context, status int, err error) *fault.Error {
-	if f := c.kept(ctx, err); f != nil {
-		return f
+	if !unauthorized(status) && !down(status) {
+		if f := c.kept(ctx, err); f != nil {
+			return f
+		}
 	}
 	return gateway.Upstream(c.p.Server, c.reasonOf(ctx, status)).Wrap(err)
 }

@@ -22,7 +22,7 @@ import (
 func (c *call) relay() {
 	ctx, cancel := c.detached()
 	defer cancel()
-	end, ok := c.st.begin(c.p.Message.ID, running{server: c.p.Server})
+	end, ok := c.st.begin(c.p.Message.ID, running{server: c.p.Server, redaction: c.p.Redaction()})
 	if !ok {
 		c.fail(fault.New(fault.Invalid, "a request with this id is under way"))
 		return

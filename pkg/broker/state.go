@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"sync"
 
+	"github.com/mcpgw/mcpgw/pkg/gateway"
 	"github.com/mcpgw/mcpgw/pkg/session"
 )
 
@@ -40,6 +41,8 @@ type pending struct {
 type running struct {
 	server string
 	cancel context.CancelFunc // of a bridged call, whose stream's end is its cancellation; nil for a relayed one
+
+	redaction *gateway.Redaction // of what the server says meanwhile; nil for none
 }
 
 // enter finds or makes the state of a session and holds it until leave. It lives as long as any exchange of the session is under way:

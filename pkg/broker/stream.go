@@ -268,6 +268,9 @@ func (c *call) follow(ctx context.Context, o *out, server string, u session.Upst
 	}
 	var why error
 	for m := range c.b.messages(ctx, resp.Body, c.b.MaxEvent, &why) {
+		if m = c.aside(server, m); m == nil {
+			continue
+		}
 		if b, _ := c.pass(server, m); b != nil {
 			o.message(b)
 		}

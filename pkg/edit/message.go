@@ -70,7 +70,7 @@ func (e *Editor) copies(w *work) []path {
 			return nil, err
 		}
 		if e.whole != nil {
-			if !isJSON(text) {
+			if !isJSON(text) && !jsontext.Value(text).IsValid(jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true)) {
 				return nil, nil
 			}
 			w.changed++

@@ -389,6 +389,43 @@ func TestRedactionLeavesNoMatch(t *testing.T) {
 	})
 }
 
+// TestRedactionsTogether: any set of redactions leaves a message, and of two about one place the outer or the removal counts.
+func TestRedactionsTogether(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		in := `{"structuredContent":` + drawObject(t).String() + `,"content":[{"type":"text","text":` + string(jsonrpc.AppendString(nil, drawObject(t).String())) + `}],"a":` + drawTree(t, 3).String() + `}`
+		set := rapid.SliceOfN(rapid.Custom(drawChange), 1, 6).Draw(t, "changes")
+		for i, c := range set {
+			if c.Path != "" && rapid.Bool().Draw(t, "structured") {
+				set[i].Path = "/structuredContent" + c.Path
+			}
+		}
+		got, err := with2(t, set...).Message(result(t, in), 1<<20)
+		if err != nil {
+			t.Fatalf("%s with %+v: %v", in, set, err)
+		}
+		m, err := jsonrpc.Read(got, jsonrpc.Limits{})
+		if err != nil || m.Kind != jsonrpc.Response {
+			t.Fatalf("%s with %+v became %s: %v", in, set, got, err)
+		}
+		for _, c := range set { // a member that only one change is about is gone, or what the change says
+			name := strings.TrimPrefix(c.Path, "/structuredContent/")
+			if c.Path == "" || name == c.Path || len(set) > 1 || strings.ContainsAny(name, "/*~") {
+				continue
+			}
+			o, err := jsonrpc.Parse(m.Result.Raw, jsonrpc.Limits{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if o, err = jsonrpc.Parse(o.Get("structuredContent").Raw, jsonrpc.Limits{}); err != nil {
+				t.Fatal(err)
+			}
+			if is := o.Get(name); is.Exists() && string(is.Raw) != string(c.Value) {
+				t.Fatalf("%s with %+v left %s", in, set, is.Raw)
+			}
+		}
+	})
+}
+
 // FuzzEdit: whatever the text, there is no panic, and what comes out of JSON is JSON within its bound.
 func FuzzEdit(f *testing.F) {
 	f.Add(`{"a":[1,{"b":"secret"}],"structuredContent":{"b":1}}`, "/a/*/b", "sec(r)et", "$1", []byte("null"))

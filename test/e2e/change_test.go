@@ -6,7 +6,10 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -89,8 +92,8 @@ func drip(w http.ResponseWriter, messages ...string) {
 const (
 	cardNumber = "4111111111111111"
 	// What tools answer: a number twice in text, once with an escape; rows twice, once as text; numbers and spaces that must stay.
-	cardResult = `{ "content":[{"type":"text","text":"card \u0034111111111111111 and 4111111111111111"},{"type":"text","text":"{\"rows\":[{\"ssn\":\"078\",\"n\":1.0}]}"}],"structuredContent":{"rows":[{"ssn":"078","n":1.0,"big":9007199254740993}]}, "isError":false%s }`
-	cardShown  = `{ "content":[{"type":"text","text":"card [card] and [card]"},{"type":"text","text":"{\"rows\":[{\"ssn\":null,\"n\":1.0}]}"}],"structuredContent":{"rows":[{"ssn":null,"n":1.0,"big":9007199254740993}]}, "isError":false%s }`
+	cardResult = `{ "content":[{"type":"text","text":"card \u0034111111111111111 and 4111111111111111"},{"type":"text","text":"{\"rows\":[{\"ssn\":\"078\",\"n\":1.0}]}"}],"structuredContent":{"rows":[{"ssn":"078","n":1.0,"big":900719925474099301,"number":4111111111111111}]}, "isError":false%s }`
+	cardShown  = `{ "content":[{"type":"text","text":"card [card] and [card]"},{"type":"text","text":"{\"rows\":[{\"ssn\":null,\"n\":1.0}]}"}],"structuredContent":{"rows":[{"ssn":null,"n":1.0,"big":900719925474099301,"number":"[card]"}]}, "isError":false%s }`
 )
 
 // answers are what the tools of one server say.
@@ -321,4 +324,107 @@ func (w *world) await(t *testing.T, path, revision, key string, n int) {
 	t.Helper()
 	c := w.client(t, path, key, revision)
 	harness.Eventually(t, 20*time.Second, fmt.Sprintf("%s lists %d tools", path, n), func() bool { return len(c.List(t, "tools/list")) >= n })
+}
+
+// TestRedactionCoversTheStandingStream: many legacy servers tell of a call on the standing stream of its session.
+func TestRedactionCoversTheStandingStream(t *testing.T) {
+	log := fmt.Sprintf(`{"jsonrpc":"2.0","method":"notifications/message","params":{"level":"info","data":%q}}`, "card "+cardNumber)
+	const image = `{"jsonrpc":"2.0","id":1,"method":"sampling/createMessage","params":{"messages":[{"role":"user","content":{"type":"image","mimeType":"image/png","data":"/w=="}}]}}`
+	finish := make(chan struct{})
+	var mu sync.Mutex
+	standing := map[chan string]bool{}
+	aside := func(m string) {
+		mu.Lock()
+		defer mu.Unlock()
+		for s := range standing {
+			s <- m
+		}
+	}
+	replies := answers("")
+	replies["waits"] = func(w http.ResponseWriter, c rawCall) {
+		w.Header().Set("Content-Type", "text/event-stream")
+		_ = http.NewResponseController(w).Flush()
+		select {
+		case <-finish:
+		case <-time.After(soon):
+		}
+		drip(w, `{"jsonrpc":"2.0","id":`+string(c.ID)+`,"result":{}}`)
+	}
+	r := startRaw(t, tool("waits", anything)+","+tool("plain", anything), replies)
+	to, err := url.Parse(strings.TrimSuffix(old(t, r).URL, "/mcp"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	behind := httputil.NewSingleHostReverseProxy(to)
+	behind.FlushInterval = -1
+	answered := make(chan string, 8)
+	front := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		if q.Method != http.MethodGet {
+			body, _ := io.ReadAll(q.Body)
+			if strings.Contains(string(body), `"error"`) {
+				answered <- string(body)
+			}
+			q.Body = io.NopCloser(strings.NewReader(string(body)))
+			behind.ServeHTTP(w, q)
+			return
+		}
+		w.Header().Set("Content-Type", "text/event-stream")
+		mine := make(chan string, 8)
+		mu.Lock()
+		standing[mine] = true
+		mu.Unlock()
+		for {
+			_ = http.NewResponseController(w).Flush()
+			select {
+			case <-q.Context().Done():
+				return
+			case m := <-mine:
+				_, _ = fmt.Fprintf(w, "data: %s\n\n", m)
+			}
+		}
+	}))
+	t.Cleanup(func() {
+		front.CloseClientConnections()
+		front.Close()
+	})
+	w := start(t, setting{servers: server("old", front.URL+"/mcp", "legacy"), policy: map[string]string{"policy.rego": changes}})
+	w.await(t, "/mcp/old", harness.R20251125, reader, 2)
+	c := w.client(t, "/mcp/old", reader, harness.R20251125)
+	s := c.Listen(t)
+	c.Tool(t, "plain", nil).Result(t, nil) // opens the session at the server, and with it its standing stream
+	said := func(want string) {
+		t.Helper()
+		if got := string(s.Until(t, "notifications/message", soon)); got != want {
+			t.Errorf("got  %s\nwant %s", got, want)
+		}
+	}
+	harness.Eventually(t, soon, "the standing stream is open", func() bool {
+		mu.Lock()
+		defer mu.Unlock()
+		return len(standing) == 1
+	})
+	aside(log)
+	said(log)
+	call := c.Stream(t, `"call"`, "tools/call", map[string]any{"name": "waits", "arguments": map[string]any{}})
+	harness.Eventually(t, soon, "the server has the call", func() bool {
+		for _, c := range r.Calls() {
+			if strings.Contains(string(c.Body), "waits") {
+				return true
+			}
+		}
+		return false
+	})
+	aside(image) // cannot be searched: the server is told, the client is not
+	select {
+	case got := <-answered:
+		if !strings.Contains(got, `"reason":"unredacted"`) {
+			t.Errorf("the server hears %s", got)
+		}
+	case <-time.After(soon):
+		t.Error("the server waits for an answer")
+	}
+	aside(log)
+	said(strings.Replace(log, cardNumber, "[card]", 1))
+	close(finish)
+	call.Close()
 }
