@@ -135,5 +135,5 @@ func (c *call) encoded(resp *http.Response) *fault.Error {
 	if c.p.Redaction() == nil || e == "" || strings.EqualFold(e, "identity") {
 		return nil
 	}
-	return gateway.Upstream(c.p.Server, "not_mcp").Wrap(fmt.Errorf("content encoding %.64q", e))
+	return c.kept(resp.Request.Context(), fmt.Errorf("%w: content encoding %.64q", errKept, e))
 }

@@ -215,7 +215,7 @@ func TestForward(t *testing.T) {
 		"a redirect":             {write(302, js, `{"jsonrpc":"2.0","id":7,"error":{"code":1,"message":"secret"}}`, "Location", "/secret"), 200, "?not_mcp"},
 		"accepted":               {write(202, "", ""), 200, "?not_mcp"},
 		"a page":                 {write(200, "text/html", "secret"), 200, "?not_mcp"},
-		"an encoding":            {write(200, js, "secret", "Content-Encoding", "gzip"), 200, "?not_mcp"},
+		"an encoding":            {write(200, js, "secret", "Content-Encoding", "gzip"), 200, "?unredacted"},
 		"not JSON":               {write(200, js, `{"jsonrpc":"2.0","id":7,"result":{"a":"secret"`), 200, "?unredacted"},
 		"two texts":              {write(200, js, `{"jsonrpc":"2.0","id":7,"result":{}} "secret"`), 200, "?unredacted"},
 		"a name twice":           {write(200, js, `{"jsonrpc":"2.0","id":7,"result":{"secret":1,"secret":2}}`), 200, "?unredacted"},

@@ -118,6 +118,8 @@ func TestDecisionSpan(t *testing.T) {
 	prompt.Method, prompt.Kind, prompt.Public, prompt.RequestID = "prompts/get", "prompt", "p", "null"
 	linked := event()
 	linked.Link = "00-11111111111111111111111111111111-2222222222222222-01"
+	changed := event()
+	changed.Rewritten, changed.Redactions = 2, 3
 	badLink := event()
 	badLink.Link = "00-zz-1-01"
 
@@ -139,7 +141,10 @@ func TestDecisionSpan(t *testing.T) {
 			"mcp.protocol.version": "2026-07-28", "mcpgw.policy.decision": "allow", "mcpgw.policy.rule_ids": "readers", "mcpgw.policy.bundle.revision": "r1",
 			"mcpgw.policy.cached": false, "mcpgw.policy.duration_us": int64(12), "mcpgw.decision_id": "D1", "mcpgw.server": "git", "mcpgw.item": "git_log",
 			"mcpgw.endpoint": "dev", "mcpgw.listener": "main", "mcpgw.lane": "direct", "mcpgw.snapshot.version": "s1", "mcpgw.catalog.version": "c1",
-		}, absent: []string{"error.type", "gen_ai.prompt.name", "mcpgw.refusal"}},
+		}, absent: []string{"error.type", "gen_ai.prompt.name", "mcpgw.refusal", "mcpgw.policy.rewritten", "mcpgw.policy.redactions"}},
+		{name: "rewritten and redacted", parent: sampled, e: changed, want: true, child: true, attrs: map[string]any{
+			"mcpgw.policy.rewritten": int64(2), "mcpgw.policy.redactions": int64(3),
+		}},
 		{name: "allowed, not sampled", ratio: 1, parent: dropped, e: event()},
 		{name: "refused, not sampled: exported all the same", parent: dropped, e: denied(), want: true, child: true, attrs: map[string]any{
 			"error.type": "403", "rpc.response.status_code": "403", "mcpgw.policy.decision": "deny", "mcpgw.refusal": "denied",
