@@ -87,7 +87,9 @@ func changer(t testing.TB) *gateway.Gateway {
 				Servers: map[string]*gateway.Server{"s": {Name: "s"}}, BodyBytes: 1000, RedactBytes: 77,
 			},
 			Policy: engine, Routes: gateway.Routes{Servers: map[string]bool{"s": true}},
-			Catalog: catalog.Build([]catalog.Endpoint{{Name: "mcp", Path: "/mcp", Servers: []catalog.Selection{{Server: "*"}}}}, []*catalog.Source{src}, nil),
+			Catalog: catalog.Build([]catalog.Endpoint{
+				{Name: "mcp", Path: "/mcp", Servers: []catalog.Selection{{Server: "*"}}}, {Name: "mcp", Path: gateway.AuthorizePath("s"), Servers: []catalog.Selection{{Server: "s"}}},
+			}, []*catalog.Source{src}, nil),
 		}
 	})
 	return g
@@ -249,6 +251,39 @@ func TestRedactedCallsLeaveTheDirectLane(t *testing.T) {
 	for uri, want := range map[string][2]bool{"test://a": {false, false}, "test://b": {true, true}, "test://c": {false, false}} {
 		if may, redacts := x.MayRead(t.Context(), snapshot, uri); may != want[0] || redacts != want[1] {
 			t.Errorf("%s may be read: %v, redacted: %v", uri, may, redacts)
+		}
+	}
+}
+
+// TestWhoCanOnlyLetPassRefusesChanges: a rim that changes neither arguments nor results must not let a call happen without the change.
+func TestWhoCanOnlyLetPassRefusesChanges(t *testing.T) {
+	g := changer(t)
+	for item, passes := range map[string]bool{"plain": true, "search": false, "card": false, "label": false} {
+		var name string
+		for _, e := range g.Snapshot().Catalog.View(gateway.AuthorizePath("s")).Entries(catalog.Tool, catalog.Modern) {
+			if e.Item.Name == item {
+				name = e.Public
+			}
+		}
+		body := `{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"` + name + `",` + modernMeta + `}}`
+		h := header{
+			{"authorization", "Bearer key"}, {"content-type", "application/json"}, {"accept", "application/json, text/event-stream"},
+			{"mcp-protocol-version", "2026-07-28"}, {"mcp-method", "tools/call"}, {"mcp-name", name},
+		}
+		x, v := g.Authorize(t.Context(), &gateway.Head{Listener: "main", Method: "POST", Path: "/mcp", Authority: "localhost", Header: h}, []byte(body), "s")
+		if _, ok := v.(*gateway.Pass); ok != passes {
+			t.Errorf("%s: %+v, %v", item, v, x.Fault)
+		}
+	}
+	for uri, passes := range map[string]bool{"test://a": false, "test://b": false} { // one rewritten, one redacted
+		body := `{"jsonrpc":"2.0","id":1,"method":"subscriptions/listen","params":{"notifications":{"resourceSubscriptions":["` + uri + `"]},` + modernMeta + `}}`
+		h := header{
+			{"authorization", "Bearer key"}, {"content-type", "application/json"}, {"accept", "application/json, text/event-stream"},
+			{"mcp-protocol-version", "2026-07-28"}, {"mcp-method", "subscriptions/listen"},
+		}
+		x, v := g.Authorize(t.Context(), &gateway.Head{Listener: "main", Method: "POST", Path: "/mcp", Authority: "localhost", Header: h}, []byte(body), "s")
+		if _, ok := v.(*gateway.Pass); ok != passes {
+			t.Errorf("%s: %+v, %v", uri, v, x.Fault)
 		}
 	}
 }
