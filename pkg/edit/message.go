@@ -2,6 +2,7 @@ package edit
 
 import (
 	"bytes"
+	"slices"
 
 	"github.com/go-json-experiment/json/jsontext"
 
@@ -41,20 +42,62 @@ func (e *Editor) Message(m *jsonrpc.Message, most int) ([]byte, error) {
 		v, t.tokens = m.Params.Value, true
 		text = v.Raw
 	}
-	if !v.Exists() {
-		return m.Body, nil
+	if v.Exists() {
+		if text, err = w.texts(text, t); err != nil {
+			return nil, err
+		}
 	}
-	if text, err = w.texts(text, t); err != nil {
+	edits, err := w.beside(m, t, v)
+	if err != nil {
 		return nil, err
 	}
 	if w.changed == 0 {
 		return m.Body, nil
 	}
-	if len(m.Body)-len(v.Raw)+len(text) > most {
+	if v.Exists() {
+		edits = append(edits, jsonrpc.Edit{Pos: v.Pos, Len: len(v.Raw), Text: text})
+	}
+	size := len(m.Body)
+	for _, e := range edits {
+		size += len(e.Text) - e.Len
+	}
+	if size > most {
 		return nil, ErrTooLarge
 	}
-	return jsonrpc.Splice(m.Body, jsonrpc.Edit{Pos: v.Pos, Len: len(v.Raw), Text: text}), nil
+	slices.SortFunc(edits, func(a, b jsonrpc.Edit) int { return a.Pos - b.Pos })
+	return jsonrpc.Splice(m.Body, edits...), nil
 }
+
+// beside searches what stands beside main in a message and belongs to no message: a client sees it all the same.
+func (w *work) beside(m *jsonrpc.Message, t texts, main jsonrpc.Value) (edits []jsonrpc.Edit, err error) {
+	if len(t.patterns) == 0 {
+		return nil, nil
+	}
+	o, err := jsonrpc.Parse(m.Body, jsonrpc.Limits{Depth: maxDepth})
+	if err != nil {
+		return nil, err
+	}
+	t.message = false
+	for _, other := range o.Members {
+		switch other.Name {
+		case "jsonrpc", "id", "method":
+			continue
+		}
+		v := other.Value
+		if main.Exists() && v.Pos == main.Pos {
+			continue
+		}
+		text, err := w.texts(v.Raw, t)
+		if err != nil {
+			return nil, err
+		}
+		edits = append(edits, jsonrpc.Edit{Pos: v.Pos, Len: len(v.Raw), Text: text})
+	}
+	return edits, nil
+}
+
+// maxDepth is deeper than any message that was read.
+const maxDepth = 1 << 14
 
 // copies are the changes of texts that repeat structuredContent, for clients of older revisions (2025-06-18, "Structured Content").
 func (e *Editor) copies(w *work) []path {

@@ -267,8 +267,12 @@ func TestWhoCanOnlyLetPassRefusesChanges(t *testing.T) {
 		}
 		body := `{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"` + name + `",` + modernMeta + `}}`
 		h := header{
-			{"authorization", "Bearer key"}, {"content-type", "application/json"}, {"accept", "application/json, text/event-stream"},
-			{"mcp-protocol-version", "2026-07-28"}, {"mcp-method", "tools/call"}, {"mcp-name", name},
+			{"authorization", "Bearer key"},
+			{"content-type", "application/json"},
+			{"accept", "application/json, text/event-stream"},
+			{"mcp-protocol-version", "2026-07-28"},
+			{"mcp-method", "tools/call"},
+			{"mcp-name", name},
 		}
 		x, v := g.Authorize(t.Context(), &gateway.Head{Listener: "main", Method: "POST", Path: "/mcp", Authority: "localhost", Header: h}, []byte(body), "s")
 		if _, ok := v.(*gateway.Pass); ok != passes {
@@ -278,8 +282,11 @@ func TestWhoCanOnlyLetPassRefusesChanges(t *testing.T) {
 	for uri, passes := range map[string]bool{"test://a": false, "test://b": false} { // one rewritten, one redacted
 		body := `{"jsonrpc":"2.0","id":1,"method":"subscriptions/listen","params":{"notifications":{"resourceSubscriptions":["` + uri + `"]},` + modernMeta + `}}`
 		h := header{
-			{"authorization", "Bearer key"}, {"content-type", "application/json"}, {"accept", "application/json, text/event-stream"},
-			{"mcp-protocol-version", "2026-07-28"}, {"mcp-method", "subscriptions/listen"},
+			{"authorization", "Bearer key"},
+			{"content-type", "application/json"},
+			{"accept", "application/json, text/event-stream"},
+			{"mcp-protocol-version", "2026-07-28"},
+			{"mcp-method", "subscriptions/listen"},
 		}
 		x, v := g.Authorize(t.Context(), &gateway.Head{Listener: "main", Method: "POST", Path: "/mcp", Authority: "localhost", Header: h}, []byte(body), "s")
 		if _, ok := v.(*gateway.Pass); ok != passes {
