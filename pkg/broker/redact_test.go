@@ -31,6 +31,7 @@ func (d *demanding) Decide(context.Context, *policy.Question) policy.Ruling {
 func (d *demanding) Visible(context.Context, *policy.Question) (bool, error) { return true, nil }
 func (d *demanding) ListKey(*policy.Question) ([32]byte, bool)               { return [32]byte{}, false }
 func (d *demanding) Reads(*catalog.Item) ([]string, bool)                    { return nil, false }
+func (d *demanding) Labels() []string                                        { return nil }
 func (d *demanding) Revision() string                                        { return "r" }
 
 type anyone struct{}
