@@ -35,7 +35,8 @@ func TestRego(t *testing.T) {
 // leastCovered is the share of the shipped rules, in percent, that Rego tests must reach as a whole.
 const leastCovered = 95
 
-// TestCoverage counts as covered a rule that was true at least once in the tests, and of which no expression was left out.
+// TestCoverage counts as covered a rule that was true at least once in the tests, and of which no expression was left out. Built-in
+// functions that fail are errors, as they are in the gateway: what is not understood must close one thing, not everything.
 func TestCoverage(t *testing.T) {
 	modules := map[string]*ast.Module{}
 	err := fs.WalkDir(policies.Files, "mcpgw", func(path string, _ fs.DirEntry, err error) error {
@@ -53,13 +54,13 @@ func TestCoverage(t *testing.T) {
 		t.Fatal(err)
 	}
 	covered := cover.New()
-	results, err := tester.NewRunner().SetModules(modules).SetCoverageQueryTracer(covered).RunTests(t.Context(), nil)
+	results, err := tester.NewRunner().RaiseBuiltinErrors(true).SetModules(modules).SetCoverageQueryTracer(covered).RunTests(t.Context(), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for r := range results {
 		if !r.Pass() {
-			t.Errorf("%s: %v", r.Name, r.Error)
+			t.Errorf("%s: %v", r, r.Error)
 		}
 	}
 	report := covered.Report(modules)

@@ -25,5 +25,6 @@ listed if {
 server_listed if {
 	some server, names in data.allowlist
 	globs.matches(server, input.resource.server)
+	is_array(names)
 	count(names) > 0
 }

@@ -3,7 +3,7 @@ package mcpgw.lib.allowlist_test
 
 import data.mcpgw.lib.allowlist
 
-list := {"git": ["git_log", "git_diff*"], "docs-*": ["*"], "empty": []}
+list := {"git": ["git_log", "git_diff*"], "docs-*": ["*"], "empty": [], "odd": 5, "*dd": "git_*", "none": null}
 
 item(server, name) := {"resource": {"server": server, "name": name}}
 
@@ -16,7 +16,7 @@ test_listed if {
 }
 
 test_not_listed if {
-	every server, names in {"git": ["git_push", "git_logs", ""], "docs": ["x"], "xdocs-a": ["x"], "empty": ["x"], "": [""]} {
+	every server, names in {"git": ["git_push", "git_logs", ""], "docs": ["x"], "xdocs-a": ["x"], "empty": ["x"], "odd": ["git_log"], "none": ["x"], "": [""]} {
 		every name in names {
 			not allowlist.listed with input as item(server, name) with data.allowlist as list
 		}
@@ -32,5 +32,7 @@ test_no_list if {
 test_server_listed if {
 	allowlist.server_listed with input as item("git", "git_push") with data.allowlist as list
 	not allowlist.server_listed with input as item("empty", "a") with data.allowlist as list
-	not allowlist.server_listed with input as item("hg", "a") with data.allowlist as list
+	every server in ["hg", "odd", "none"] {
+		not allowlist.server_listed with input as item(server, "a") with data.allowlist as list
+	}
 }

@@ -42,6 +42,10 @@ test_what_is_no_grant if {
 	every missing in ["subject", "server", "name", "expires", "ticket"] {
 		not breakglass.open with input as question with data.breakglass as [object.remove(grant, [missing])]
 	}
+	every entry in ["ann", 5, null, [], {}] {
+		not breakglass.open with input as question with data.breakglass as [entry]
+	}
+	not breakglass.open with input as question with data.breakglass as "ann"
 	every wrong in [
 		{"ticket": ""}, {"ticket": " "}, {"ticket": 4711}, {"ticket": null}, {"subject": ""}, {"subject": null}, {"server": null},
 		{"expires": "2026-12-25"}, {"expires": null}, {"expires": "never"}, {"from": "yesterday"}, {"from": null}, {"issuer": ""},

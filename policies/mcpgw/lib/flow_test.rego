@@ -53,6 +53,9 @@ test_given if {
 	flow.given == {"foreign"} with input as call("web", "fetch", [], false) with data.flow as tables
 	flow.given == set() with input as call("mail", "send", [], false) with data.flow as tables
 	flow.given == set() with input as call("vault", "read", [], false)
+	every odd in [5, null, "a", [1], {"vault": 5}, {"vault": {"read": 5}}] {
+		flow.given == set() with input as call("vault", "read", [], false) with data.flow as {"sources": odd}
+	}
 }
 
 test_leaks if {

@@ -29,4 +29,10 @@ test_other_server if not grants.granted with input as question("hg", "git_log", 
 
 test_no_role if not grants.granted with input as question("git", "git_log", []) with data.grants as roles
 
+test_odd_data if {
+	every odd in [5, null, "reader", [], {"git": 5}, {"git": {"git_log": 5}}, {"git": {"git_log": "reader"}}] {
+		not grants.granted with input as question("git", "git_log", ["reader"]) with data.grants as odd
+	}
+}
+
 test_no_data if not grants.granted with input as question("git", "git_log", ["reader"])

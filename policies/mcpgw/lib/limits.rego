@@ -33,6 +33,7 @@ kept(name, limit) if {
 }
 
 kept(name, limit) if {
+	is_object(limit)
 	value := arguments.value_of(name)
 	value != null
 	every word, bound in limit {

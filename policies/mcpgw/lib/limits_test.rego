@@ -55,7 +55,7 @@ test_absent if {
 # Words that are misspelt, and bounds that are none, let nothing pass; not even an error that would refuse every other call as well.
 test_what_is_not_understood if {
 	every limit in [
-		{"mots": 5}, {"most": "5"}, {"least": null}, {"integer": false}, {"characters": "a"}, {"pattern": "("}, {"pattern": 5},
+		null, true, [], ["most"], {"mots": 5}, {"most": "5"}, {"least": null}, {"integer": false}, {"characters": "a"}, {"pattern": "("}, {"pattern": 5},
 		{"values": 5}, {"folder": 5}, {"hosts": 5}, {"optional": "yes"}, "most", 5,
 	] {
 		broken(limit, {"a": 3}) == true

@@ -7,6 +7,7 @@ all := {
 	"acme": {"servers": ["git", "acme-*"], "grants": {"git": {"git_log": ["reader"]}, "acme-db": {"*": ["writer"]}, "hg": {"*": ["reader"]}}},
 	"bolt": {"servers": ["hg"]},
 	"odd": "nothing",
+	"odder": {"servers": 5, "grants": 5},
 	"": {"servers": ["*"], "grants": {"git": {"*": ["reader"]}}},
 }
 
@@ -29,7 +30,7 @@ test_at_home if {
 	every server in ["git", "acme-db"] {
 		tenants.at_home with input as call("acme", "", server, "a") with data.tenants as all
 	}
-	every tenant, server in {"acme": "hg", "bolt": "git", "": "git", "odd": "git", "other": "git"} {
+	every tenant, server in {"acme": "hg", "bolt": "git", "": "git", "odd": "git", "odder": "git", "other": "git"} {
 		not tenants.at_home with input as call(tenant, "", server, "a") with data.tenants as all
 	}
 }

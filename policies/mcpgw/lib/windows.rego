@@ -69,6 +69,7 @@ well_formed(w) if {
 		is_string(minute)
 		regex.match(`^(([01][0-9]|2[0-3]):[0-5][0-9]|24:00)$`, minute)
 	}
+	is_array(w.days)
 	count(w.days) > 0
 	every day in w.days {
 		day in week

@@ -48,10 +48,13 @@ test_what_is_no_window_is_shut if {
 	good := {"days": ["wed"], "from": "00:00", "to": "24:00", "zone": "UTC"}
 	windows.open("w") with input as at("2026-11-25T10:00:00Z") with data.windows.w as good
 	every wrong in [
-		{"days": ["Wed"]}, {"days": ["wed", "wednesday"]}, {"days": []}, {"days": "wed"}, {"from": 0}, {"from": "8:00"}, {"to": "25:00"},
+		{"days": ["Wed"]}, {"days": ["wed", "wednesday"]}, {"days": []}, {"days": "wed"}, {"days": 5}, {"days": null}, {"days": {"wed": 1}}, {"from": 0}, {"from": "8:00"}, {"to": "25:00"},
 		{"to": null}, {"zone": ""}, {"zone": "Local"}, {"zone": 5},
 	] {
 		w := object.union(good, wrong)
+		not windows.open("w") with input as at("2026-11-25T10:00:00Z") with data.windows.w as w
+	}
+	every w in [null, 5, "office", []] {
 		not windows.open("w") with input as at("2026-11-25T10:00:00Z") with data.windows.w as w
 	}
 	every missing in ["days", "from", "to", "zone"] {
