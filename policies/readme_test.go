@@ -243,7 +243,10 @@ func TestTraps(t *testing.T) {
 	}
 	// And they are traps: these calls pass.
 	e := f.Engine
-	for _, arguments := range []string{`{"count":1,"days":1}`, `{"amount":null,"count":1,"days":1}`, `{"amount":1,"days":1}`, `{"amount":1,"count":1,"days":null}`} {
+	for _, arguments := range []string{
+		`{"count":1,"days":1,"purpose":"charity"}`, `{"amount":null,"count":1,"days":1,"purpose":"charity"}`, `{"amount":1,"days":1,"purpose":"charity"}`,
+		`{"amount":1,"count":1,"days":null,"purpose":"charity"}`, `{"amount":1,"count":1,"days":1}`,
+	} {
 		q := ask{Who: who{Roles: []string{"payer"}}, Calls: "bank/pay"}.question(t)
 		q.Arguments = []byte(arguments)
 		if r := e.Decide(t.Context(), q); r.Effect != policy.Allow {

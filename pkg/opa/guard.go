@@ -147,6 +147,44 @@ func (g *guards) closing(r *ast.Rule, e *ast.Expr, entry string) {
 		f.Remedy = proveIt
 		g.out = append(g.out, Warning{Unguarded, f})
 	}
+	if ref := quoted(r, e); ref != nil && !g.proofs.there[ref.String()] && entry != "rewrite" { // nothing there is nothing to rewrite
+		name := ref.String()
+		f := at(e.Location, "%s lets a call pass that has no %s, because what it says quotes it", role(r, entry), name)
+		f.Remedy = fmt.Sprintf("quote it as $\"… {%s}\", which holds without it", name)
+		g.out = append(g.out, Warning{Unguarded, f})
+	}
+}
+
+// quoted is the argument that an expression fetches for a part of a message, or nil: the compiler takes it out of the head, or out of
+// a list of operands, and without it neither the message is there nor the rule.
+func quoted(r *ast.Rule, e *ast.Expr) ast.Ref {
+	name, path := aliasOf(e)
+	if name == "" || len(path) < 2 || path[0] != "arguments" {
+		return nil
+	}
+	holds := func(x any) (found bool) {
+		ast.WalkVars(x, func(v ast.Var) bool {
+			found = found || v == name
+			return found
+		})
+		return found
+	}
+	used := r.Head.Key != nil && holds(r.Head.Key) || r.Head.Value != nil && holds(r.Head.Value)
+	for _, other := range r.Body {
+		if other == e {
+			continue
+		}
+		for _, t := range termsOf(other) {
+			switch t.Value.(type) {
+			case *ast.Array, ast.Object, ast.Set:
+				used = used || holds(t)
+			}
+		}
+	}
+	if !used {
+		return nil
+	}
+	return argumentsOf(ast.Body{e}, []*ast.Term{ast.NewTerm(name)})[0]
 }
 
 // order says on which side of its operands each comparison by order bounds: -1 the first from above, 1 from below.
@@ -210,6 +248,7 @@ func (g *guards) proofsOf(denials []*ast.Rule) proofs {
 		if r.Head.Ref()[0].Value.String() != "deny" {
 			continue
 		}
+		one := proofs{map[string]bool{}, map[string]bool{}}
 		for _, e := range r.Body {
 			switch t := negated(e).(type) {
 			case *ast.Term:
@@ -217,20 +256,34 @@ func (g *guards) proofsOf(denials []*ast.Rule) proofs {
 				switch {
 				case !ok:
 				case isArgument(ref):
-					p.there[ref.String()] = true
+					one.there[ref.String()] = true
 				default:
-					g.demanded(ref, p)
+					g.demanded(ref, one)
 				}
 			case []*ast.Term:
 				if strings.HasPrefix(t[0].Value.String(), "is_") {
 					for _, ref := range argumentsOf(r.Body, t[1:]) {
-						p.typed[ref.String()] = true
+						one.typed[ref.String()] = true
 					}
 				}
 				if name := named(t); name != "" {
-					p.there[name], p.typed[name] = true, true
+					one.there[name], one.typed[name] = true, true
 				}
 			}
+		}
+		for _, e := range r.Body { // what a denial itself needs it does not prove
+			if ref := quoted(r, e); ref != nil {
+				delete(one.there, ref.String())
+			}
+			for _, ref := range relied(r.Body, e) {
+				delete(one.there, ref.String())
+			}
+		}
+		for name, yes := range one.there {
+			p.there[name] = p.there[name] || yes
+		}
+		for name, yes := range one.typed {
+			p.typed[name] = p.typed[name] || yes
 		}
 	}
 	return p

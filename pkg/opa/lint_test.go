@@ -95,6 +95,29 @@ deny contains "respelt in" if trim_space(input.arguments.g) in {"main"}
 			open + "deny contains \"x\" if lower(input.arguments.g) > \"m\"\n",
 			[]string{"p.rego:3:22: this deny lets a call pass that has no input.arguments.g"},
 		},
+		"a message that quotes": {
+			open + "deny contains sprintf(\"%v is too much\", [input.arguments.n]) if not small\nsmall if {\n\tis_number(input.arguments.n)\n\tinput.arguments.n < 5\n}\n",
+			[]string{"p.rego:3:42: this deny lets a call pass that has no input.arguments.n, because what it says quotes it … $\"… {input.arguments.n}\""},
+		},
+		"messages that quote": {
+			"import data.mcpgw.lib.arguments\n" + open + `
+deny contains msg if {
+	not arguments.number("n", 1, 5)
+	msg := sprintf("%v", [input.arguments.n])
+}
+deny contains input.arguments.a if not arguments.number("a", 1, 5)
+redact contains {"path": input.arguments.path} if input.subject.id == "a"
+`,
+			[]string{"p.rego:7:24: this deny lets", "p.rego:9:", "p.rego:10:"},
+		},
+		"messages that hold without": {
+			"import data.mcpgw.lib.arguments\n" + open + `
+deny contains $"{input.arguments.n} is too much" if not arguments.number("n", 1, 5)
+deny contains "none" if not input.arguments.a
+deny contains sprintf("%v is not the one", [input.arguments.a]) if input.subject.id == "a"
+rewrite contains {"path": "/b", "value": [input.arguments.b]} if input.subject.id == "a"
+`, nil,
+		},
 		"a helper that demands it in one case only": {
 			open + "deny contains \"x\" if not h\nh if is_number(input.arguments.n)\nh if input.subject.id == \"a\"\ndeny contains \"y\" if input.arguments.n > 5\n",
 			[]string{"p.rego:6:22: this deny lets a call pass that has no input.arguments.n"},
