@@ -225,6 +225,27 @@ func load(t *testing.T, x example) *opa.Engine {
 	return f.Engine
 }
 
+// TestLinks: what the README points at is there.
+func TestLinks(t *testing.T) {
+	text, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	links := readme.Links(readme.Prose(string(text)))
+	for _, target := range links {
+		file, anchor, _ := strings.Cut(target, "#")
+		if _, err := os.Stat(file); file != "" && err != nil {
+			t.Error(err)
+		}
+		if file == "" && !readme.Anchors(string(text))[anchor] {
+			t.Errorf("there is no heading for #%s", anchor)
+		}
+	}
+	if len(links) < 15 {
+		t.Errorf("only %d links", len(links))
+	}
+}
+
 // TestTraps: check finds in the README's faulty policy what the README says.
 func TestTraps(t *testing.T) {
 	_, blocks := examples(t)

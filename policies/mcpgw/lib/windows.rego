@@ -11,7 +11,7 @@
 #     deny contains "only in office hours" if not windows.open("office")
 #
 #   Rules that read the time make every ruling of the policy one that is never remembered. A list shows what could be called when it
-#   was asked for. A zone that the machine does not know is an error, and refuses every call that the rule is asked about.
+#   was asked for. A zone that does not exist is an error, and refuses every call that the rule is asked about.
 package mcpgw.lib.windows
 
 # The call arrived within the window. A window that is not there, or not understood, is shut.
