@@ -11,11 +11,15 @@ import (
 	"github.com/mcpgw/mcpgw/policies"
 )
 
+// ofList marks the path of a list's members.
+const ofList = "[]"
+
 // enums are the fields of the question that have few values, by path, as the schema lists them.
 func enums() map[string][]string {
-	type node struct {
+	type node struct { // of a field, or of the members of one that is a list
 		Properties map[string]node `json:"properties"`
 		Enum       []string        `json:"enum"`
+		Items      *node           `json:"items"`
 	}
 	var root node
 	if json.Unmarshal(policies.InputSchema, &root) != nil { // newCompiler has told what is wrong with it
@@ -26,6 +30,9 @@ func enums() map[string][]string {
 	visit = func(n node, path string) {
 		if len(n.Enum) > 0 {
 			out[path] = n.Enum
+		}
+		if n.Items != nil {
+			visit(*n.Items, path+ofList)
 		}
 		for name, child := range n.Properties {
 			visit(child, path+"."+name)
@@ -62,15 +69,19 @@ func outsideEnums(c *ast.Compiler, own map[string]bool) (out []Warning) {
 					return false
 				}
 				for i, t := range terms[1:3] {
-					field := fieldOf(t, aliases)
+					field, never := fieldOf(t, aliases), "is never"
 					known, ok := fields[field]
+					if !ok && i == 1 && terms[0].Value.String() == ast.Member.Name {
+						known, ok = fields[field+ofList]
+						never = "never holds"
+					}
 					if !ok {
 						continue
 					}
 					for _, text := range constantTexts(terms[2-i]) {
 						if !slices.Contains(known, text) {
-							f := at(e.Location, "%s is never %q", field, text)
-							f.Remedy = "it is " + orList(known)
+							f := at(e.Location, "%s %s %q", field, never, text)
+							f.Remedy = "known: " + orList(known)
 							out = append(out, Warning{OutsideEnum, f})
 						}
 					}

@@ -3,9 +3,6 @@ package opa
 import (
 	"context"
 	"slices"
-
-	"github.com/open-policy-agent/opa/v1/storage"
-	"github.com/open-policy-agent/opa/v1/storage/inmem"
 )
 
 // Findings are what [Check] says of a policy. It may be shipped if there are no faults.
@@ -36,7 +33,7 @@ func Check(ctx context.Context, opts Options) Findings {
 			}
 		}
 	}
-	out.Faults = append(out.Faults, checkTests(ctx, opts, err == nil)...)
+	out.Faults = append(out.Faults, checkTests(ctx, opts)...)
 	out.Faults.sort()
 	out.Faults = slices.CompactFunc(out.Faults, func(a, b Fault) bool { return a == b })
 	if more := len(out.Faults) - maxFindings; more > 0 {
@@ -48,30 +45,14 @@ func Check(ctx context.Context, opts Options) Findings {
 	return out
 }
 
-// checkTests compiles the tests, if there are any, as strictly as what they test. Where the policy itself is faulty, only their syntax
-// is looked at.
-func checkTests(ctx context.Context, opts Options, compiles bool) (faults Faults) {
+// checkTests compiles the tests, if there are any, as strictly as what they test, and says what is wrong with them alone.
+func checkTests(ctx context.Context, opts Options) Faults {
 	if !slices.ContainsFunc(opts.Modules, func(f File) bool { return isTest(f.Name) }) {
 		return nil
 	}
-	ship, err := shipped()
+	faults, err := (&testRun{o: TestOptions{Modules: opts.Modules, Data: opts.Data}}).compile(ctx)
 	if err != nil {
 		return Faults{{Message: err.Error()}}
-	}
-	ship = slices.DeleteFunc(ship, func(f File) bool { return isTest(f.Name) })
-	modules, own, faults := parse(ship, opts.Modules, true)
-	if len(faults) == 0 && compiles {
-		data, _ := mergeData(opts.Data)
-		store := inmem.NewFromObjectWithOpts(data, inmem.OptRoundTripOnWrite(false))
-		txn, err := store.NewTransaction(ctx)
-		if err != nil {
-			return Faults{{Message: err.Error()}}
-		}
-		defer store.Abort(ctx, txn)
-		c, more := compile(modules, storage.NonEmpty(ctx, store, txn))
-		if faults = more; len(faults) == 0 {
-			faults = checkCompiled(c, own)
-		}
 	}
 	return slices.DeleteFunc(faults, func(f Fault) bool { return !isTest(f.File) })
 }

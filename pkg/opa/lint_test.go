@@ -6,6 +6,9 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/mcpgw/mcpgw/pkg/catalog"
+	"github.com/mcpgw/mcpgw/pkg/identity"
 )
 
 // check checks one module and renders what is found: faults, then warnings with their kinds.
@@ -151,7 +154,7 @@ func TestUnguardedLoads(t *testing.T) {
 
 func TestCheckEnums(t *testing.T) {
 	for expression, want := range map[string]string{
-		`input.subject.type == "usr"`:                                          `input.subject.type is never "usr" (it is "user", "service" or "anonymous")`,
+		`input.subject.type == "usr"`:                                          `input.subject.type is never "usr" (known: "user", "service" or "anonymous")`,
 		`"usr" == input.subject.type`:                                          `input.subject.type is never "usr"`,
 		`input.subject.type != "usr"`:                                          `input.subject.type is never "usr"`,
 		`not input.subject.type == "usr"`:                                      `input.subject.type is never "usr"`,
@@ -161,9 +164,12 @@ func TestCheckEnums(t *testing.T) {
 		"{\n\ts := input.subject\n\ts.type == \"usr\"\n}":                      `input.subject.type is never "usr"`,
 		`count([1 | input.subject.type == "usr"]) > 0`:                         `input.subject.type is never "usr"`,
 		`input.resource.type == "tools"`:                                       `input.resource.type is never "tools"`,
-		`input.resource.drift == "drifted"`:                                    `input.resource.drift is never "drifted" (it is "", "new" or "changed")`,
-		`input.action.name == "tools/list"`:                                    `input.action.name is never "tools/list" (it is "tools/call", "resources/read" or "prompts/get")`,
+		`input.resource.drift == "drifted"`:                                    `input.resource.drift is never "drifted" (known: "", "new" or "changed")`,
+		`input.action.name == "tools/list"`:                                    `input.action.name is never "tools/list" (known: "tools/call", "resources/read" or "prompts/get")`,
 		`input.context.era == "Modern"`:                                        `input.context.era is never "Modern"`,
+		`"invisible" in input.resource.findings`:                               `input.resource.findings never holds "invisible" (known: "confusable_name", "hidden_text", `,
+		`"hidden_text" in input.resource.findings`:                             "",
+		`"x" in input.subject.roles`:                                           "",
 		`input.subject.type == "user"`:                                         "",
 		`input.subject.type in {"user", "service"}`:                            "",
 		`input.resource.drift == ""`:                                           "",
@@ -184,6 +190,24 @@ func TestCheckEnums(t *testing.T) {
 	}
 }
 
+// The schema lists what the gateway can find, and no more.
+func TestEnumsAreTheGateways(t *testing.T) {
+	known := enums()
+	if got := known["input.resource.findings[]"]; !slices.Equal(got, catalog.Findings) {
+		t.Errorf("findings %v, want %v", got, catalog.Findings)
+	}
+	var kinds []string
+	for _, k := range catalog.Kinds {
+		kinds = append(kinds, k.String())
+	}
+	if got := slices.Sorted(slices.Values(known["input.resource.type"])); !slices.Equal(got, slices.Sorted(slices.Values(kinds))) {
+		t.Errorf("types %v, want %v", got, kinds)
+	}
+	if got, want := known["input.subject.type"], []string{identity.User, identity.Service, identity.Anonymous}; !slices.Equal(got, want) {
+		t.Errorf("subjects %v, want %v", got, want)
+	}
+}
+
 // Tests are checked as well, and each fault is told once.
 func TestCheckTests(t *testing.T) {
 	policy := File{"p.rego", []byte("package mcpgw.policy\n\nallow if input.subject.id == \"a\"\n")}
@@ -195,6 +219,11 @@ func TestCheckTests(t *testing.T) {
 	} {
 		match(t, check(policy, File{"p_test.rego", []byte(text)}), want)
 	}
+	// What only tests may use is there for them.
+	const asks = "import data.mcpgw.policy\nimport data.mcpgw.test as mcp\n\ntest_a if policy.allow with input as mcp.call(\"a\", \"git\", \"git_log\", {})\n"
+	match(t, check(policy, File{"p_test.rego", []byte("package mcpgw.policy_test\n\n" + asks)}), nil)
+	match(t, check(policy, File{"p_test.rego", []byte("package mcpgw.policy_test\n\n" + strings.ReplaceAll(asks, "mcp.call", "mcp.cal"))}),
+		[]string{"p_test.rego:6:"})
 	// A rule that only a test reads is misspelt all the same.
 	match(t, check(File{"p.rego", []byte("package mcpgw.policy\n\nalow if input.subject.id == \"a\"\n\nallow if false\n")},
 		File{"p_test.rego", []byte("package mcpgw.policy_test\n\ntest_a if data.mcpgw.policy.alow\n")}),

@@ -29,13 +29,5 @@ suspicious if not unsuspicious
 
 unsuspicious if input.resource.findings == []
 
-# A finding of this kind: the kind itself, or "kind: what it is".
-found(kind) if {
-	some finding in input.resource.findings
-	finding == kind
-}
-
-found(kind) if {
-	some finding in input.resource.findings
-	startswith(finding, sprintf("%s:", [kind]))
-}
+# This was found: confusable_name, hidden_text, invisible_characters or model_directed_text.
+found(finding) if finding in input.resource.findings

@@ -23,16 +23,15 @@ test_what_is_not_known_has_changed if {
 }
 
 test_suspicious if {
-	drift.suspicious with input as item("", ["invisible"])
+	drift.suspicious with input as item("", ["invisible_characters"])
 	drift.suspicious with input as item("", null)
 	drift.suspicious with input as {}
 	not drift.suspicious with input as item("", [])
 }
 
 test_found if {
-	drift.found("invisible") with input as item("", ["a", "invisible"])
-	drift.found("invisible") with input as item("", ["invisible: U+200B"])
-	not drift.found("invisible") with input as item("", ["invisibles", "a"])
-	not drift.found("invisible") with input as item("", [])
-	not drift.found("invisible") with input as {}
+	drift.found("hidden_text") with input as item("", ["confusable_name", "hidden_text"])
+	not drift.found("hidden_text") with input as item("", ["confusable_name"])
+	not drift.found("hidden_text") with input as item("", [])
+	not drift.found("hidden_text") with input as {}
 }
