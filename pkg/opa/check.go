@@ -177,7 +177,7 @@ const (
 
 var kindNames = [...]string{
 	WholeInput: "whole-input", Annotations: "annotations", Unguarded: "unguarded-argument", NoAllow: "no-allow", Untyped: "untyped-argument",
-	OutsideEnum: "outside-enum",
+	OutsideEnum: "outside-enum", RuntimeLabels: "runtime-label",
 }
 
 // String is the kind as the JSON output names it.

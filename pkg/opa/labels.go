@@ -39,9 +39,26 @@ func labelsOf(c *ast.Compiler, r reads, main bool) (labels []string, warnings []
 			unknown(rule)
 		}
 	}
+	if !slices.ContainsFunc(r.rules, readsLabels) {
+		warnings = nil
+	}
 	slices.Sort(labels)
 	labels = slices.Compact(labels)
 	return slices.DeleteFunc(labels, func(s string) bool { return s == "" || len(s) > maxLabel }), warnings
+}
+
+var flowPackage = ast.MustParseRef("data.mcpgw.lib.flow")
+
+// readsLabels reports whether a rule reads the labels of a session, those of the library excepted: they know what lost means.
+func readsLabels(rule *ast.Rule) bool {
+	if rule.Module != nil && rule.Module.Package.Path.Equal(flowPackage) {
+		return false
+	}
+	w := walker{}
+	w.rule(rule)
+	return slices.ContainsFunc(w.paths, func(p []string) bool {
+		return hasPrefix(p, fieldPaths[contextLabels]) || hasPrefix(fieldPaths[contextLabels], p)
+	})
 }
 
 // textsOf is every constant text of a body that is no part of a path.

@@ -12,6 +12,7 @@ func TestLabels(t *testing.T) {
 		entry        string
 		want         []string
 		warned       bool
+		quiet        bool // no rule of the policy's own reads labels
 	}{
 		{name: "none", module: "allow := true"},
 		{name: "constants, more than once", module: `
@@ -31,11 +32,18 @@ label contains "plain"`, want: []string{"plain", "read %s"}, warned: true},
 label contains name if some name in data.labels`, warned: true},
 		{name: "another entry point with the same rules", entry: "data.own.ruling", module: `
 label contains "secret" if input.resource.server == "vault"`, want: []string{"secret"}, warned: true},
+		{name: "nobody but the library reads them", quiet: true, module: `
+label contains name if some name in data.mcpgw.lib.flow.given
+label contains sprintf("read %s", [input.resource.server])
+deny contains "no" if data.mcpgw.lib.flow.tainted("secret")`, want: []string{"read %s"}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
+			if !tc.quiet {
+				tc.module += "\nreader if \"x\" in input.context.session.labels\ndeny contains \"no\" if reader"
+			}
 			o := Options{Modules: []File{{Name: "p.rego", Text: []byte("package mcpgw.policy\n\n" + tc.module + "\n")}}, Entrypoint: tc.entry}
 			if tc.entry != "" {
-				o.Modules = append(o.Modules, File{Name: "own.rego", Text: []byte("package own\n\nruling := {\"effect\": \"allow\", \"label\": data.mcpgw.policy.label}\n")})
+				o.Modules = append(o.Modules, File{Name: "own.rego", Text: []byte("package own\n\nruling := {\"effect\": \"allow\", \"label\": data.mcpgw.policy.label} if not data.mcpgw.policy.reader\n")})
 			}
 			e, err := Load(o)
 			if err != nil {
