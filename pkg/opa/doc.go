@@ -10,6 +10,9 @@
 //   - Answers are remembered by exactly what the rules can read. The walk in walk.go collects those paths from the compiled rules,
 //     and the key is a digest of the values found there; see fields.go.
 //
+// [RunTests] runs Rego tests, as strictly; a test that is not true is evaluated once more to see at which condition (near.go).
+// [Coverage] notes which rules hold, in tests and in an engine.
+//
 // What OPA does not do is done here: only the arguments that a rule reads are built into terms, numbers keep all their digits,
 // names of rules that are close to a known one are faults, and so are references to rules that do not exist.
 package opa

@@ -447,8 +447,19 @@ func caseName(t *ast.Term) string {
 	return t.String()
 }
 
-// jsonText writes a value as JSON, with all digits of its numbers. What JSON has no form for is an error.
+// jsonText writes a value as JSON, with all digits of its numbers. JSON has no sets.
 func jsonText(v ast.Value) ([]byte, error) {
+	sets := false
+	ast.WalkTerms(ast.NewTerm(v), func(t *ast.Term) bool {
+		if s, ok := t.Value.(ast.Set); ok {
+			sets = true
+			v = s
+		}
+		return sets
+	})
+	if sets {
+		return nil, fmt.Errorf("%s is a set, which JSON has no form for; write an array", inline(v.String()))
+	}
 	native, err := ast.JSON(v)
 	if err != nil {
 		return nil, err

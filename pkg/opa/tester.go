@@ -57,10 +57,11 @@ type TestCase struct {
 	Near    []Near
 }
 
-// Bounds of one Rego test: its time, the time after which one that cannot be interrupted is left behind, what it may print.
+// Bounds of one Rego test: its time, how often that passes before one that cannot be interrupted is left behind, what it may print. A test
+// that failed is evaluated twice.
 const (
 	maxTest   = 10 * time.Second
-	testGrace = 5 * time.Second
+	patience  = 4
 	maxOutput = 64 << 10
 )
 
@@ -205,14 +206,14 @@ func (r *testRun) test(ctx context.Context, rule *ast.Rule) TestResult {
 		}()
 		r.evaluate(ctx, rule, &ended)
 	}()
-	patience := time.NewTimer(2*r.o.Timeout + testGrace) // a test that failed is evaluated twice
-	defer patience.Stop()
+	late := time.NewTimer(patience * r.o.Timeout)
+	defer late.Stop()
 	select {
 	case ended := <-done:
 		return ended
-	case <-patience.C:
+	case <-late.C:
 		t.Err = fmt.Errorf("it did not end within %v and cannot be interrupted", r.o.Timeout)
-		t.Duration = 2*r.o.Timeout + testGrace
+		t.Duration = patience * r.o.Timeout
 		return t
 	}
 }

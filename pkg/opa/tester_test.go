@@ -191,6 +191,8 @@ test_fine[note] if {
 
 // TestTestsEnd: one that loops, panics or fails in a built-in function is an error, and the others are run.
 func TestTestsEnd(t *testing.T) {
+	hang := make(chan struct{})
+	defer close(hang)
 	results := runRego(t, `test_loop if {
 	some i in numbers.range(1, 100000)
 	some j in numbers.range(1, 100000)
@@ -198,6 +200,10 @@ func TestTestsEnd(t *testing.T) {
 }
 
 test_panic if mcp.call("panic", "s", "n", {})
+
+test_hangs if mcp.call("hang", "s", "n", {})
+
+test_set if not mcp.call("reader", "s", "n", {"a": [{1}]})
 
 test_unknown if not policy.allow with input as mcp.call("reader", "s", "nope", {})
 
@@ -219,14 +225,18 @@ test_twice if false
 `, func(o *TestOptions) {
 		o.Timeout = 200 * time.Millisecond
 		o.Question = func(d []byte) ([]byte, error) {
-			if strings.Contains(string(d), `"panic"`) {
+			switch {
+			case strings.Contains(string(d), `"panic"`):
 				panic("out of order")
+			case strings.Contains(string(d), `"hang"`):
+				<-hang
 			}
 			return nil, errors.New("there is no tool s/nope")
 		}
 	})
 	for name, want := range map[string]string{
 		"test_loop": "it did not end within 200ms", "test_panic": "panic: out of order", "test_unknown": "there is no tool s/nope", "test_builtin": "to_number",
+		"test_hangs": "it did not end within 200ms and cannot be interrupted", "test_set": "{1} is a set, which JSON has no form for; write an array",
 	} {
 		if r := results[name]; r.Err == nil || !strings.Contains(r.Err.Error(), want) || r.Passed {
 			t.Errorf("%s: %+v, want the error %q", name, r, want)
@@ -243,7 +253,7 @@ test_twice if false
 			t.Errorf("%s: %+v", name, r)
 		}
 	}
-	if len(results) != 11 {
+	if len(results) != 13 {
 		t.Errorf("%d results", len(results))
 	}
 }

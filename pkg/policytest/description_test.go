@@ -8,6 +8,7 @@ import (
 	"github.com/santhosh-tekuri/jsonschema/v6"
 
 	"github.com/mcpgw/mcpgw/pkg/catalog"
+	"github.com/mcpgw/mcpgw/pkg/opa"
 	"github.com/mcpgw/mcpgw/policies"
 )
 
@@ -155,5 +156,33 @@ func TestDescriptionsAreReadStrictly(t *testing.T) {
 	}
 	if q, err := with.Question([]byte(`{"who": "reader", "reads": "git/file:///docs/{page}"}`), true); err != nil || q.Item.Kind != catalog.Template || q.URI != "" {
 		t.Errorf("a template in a list: %+v, %v", q, err)
+	}
+}
+
+// TestRegoAsksTheSame: what package mcpgw.test makes in a Rego test is what a description makes.
+func TestRegoAsksTheSame(t *testing.T) {
+	m := &Questions{Catalog: saved(t)}
+	rego := "package same_test\n\nimport data.mcpgw.test as mcp\n\n"
+	for call, description := range map[string]string{
+		`call("reader", "git", "git_log", {"max_count": 9007199254740993})`:    `{"who": "reader", "calls": "git/git_log", "with": {"max_count": 9007199254740993}}`,
+		`call({"roles": ["a"], "claims": {"n": 1.50}}, "git", "git_push", {})`: `{"who": {"roles": ["a"], "claims": {"n": 1.50}}, "calls": "git/git_push", "with": {}}`,
+		`read("reader", "git", "file:///docs/one")`:                            `{"who": "reader", "reads": "git/file:///docs/one"}`,
+		`get("reader", "git", "review", {"a": "b"})`:                           `{"who": "reader", "gets": "git/review", "with": {"a": "b"}}`,
+		`question({"who": "reader", "calls": "git/git_log", "labels": ["x"]})`: `{"who": "reader", "calls": "git/git_log", "labels": ["x"]}`,
+	} {
+		want, err := m.JSON([]byte(description))
+		if err != nil {
+			t.Fatal(err)
+		}
+		rego += "test_same if mcp." + call + " == " + string(want) + "\n\n"
+	}
+	results, err := opa.RunTests(t.Context(), opa.TestOptions{Modules: []opa.File{{Name: "same_test.rego", Text: []byte(rego)}}, Question: m.JSON})
+	if err != nil || len(results) != 5 {
+		t.Fatalf("%d results, %v", len(results), err)
+	}
+	for _, r := range results {
+		if !r.Passed {
+			t.Errorf("%+v", r)
+		}
 	}
 }
