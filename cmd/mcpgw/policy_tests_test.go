@@ -102,3 +102,22 @@ func execute(args ...string) (string, error) {
 	err := c.Execute()
 	return out.String(), err
 }
+
+// TestPolicyCheckKnowsTests: tests that ask questions are checked like others, and a policy may not ask any.
+func TestPolicyCheckKnowsTests(t *testing.T) {
+	if out, err := execute("policy", "check", filepath.Join("..", "..", "examples", "quickstart", "policy")); err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+	dir := t.TempDir()
+	for name, text := range map[string]string{
+		"p.rego":      "package mcpgw.policy\n\nallow if \"reader\" in input.subject.roles\n",
+		"p_test.rego": "package p_test\n\nimport data.mcpgw.test as mcp\n\ntest_x if mcp.calls(\"reader\", \"s\", \"t\", {})\n",
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if out, err := execute("policy", "check", dir); err == nil || !strings.Contains(out, "p_test.rego:5:") {
+		t.Errorf("a misspelt helper: %v\n%s", err, out)
+	}
+}

@@ -27,10 +27,13 @@ import (
 //	annotations, title, tags, digest, drift, findings, claimed
 //	                           what is different about the item: annotations member by member, all else as a whole
 //	endpoint, era, revision, client_address, request_id, round, time, labels, lost
-//	                           as in input.context; what is not said is what [defaults] says, always the same
+//	                           as in input.context; what is not said is what [defaults] says, always the same; lost adds labels
 type Questions struct {
 	// Catalog is where items come from; nil for none. Then the item's annotations have to be in the description.
 	Catalog *catalog.Directory
+	// Labels names every label that the policy can give: whoever's labels are lost counts as marked with all of them, as in the gateway.
+	// Nil is none.
+	Labels func() ([]string, error)
 	// Plain makes items that are in no catalog: without annotations, and without claims.
 	Plain bool
 }
@@ -90,6 +93,15 @@ func (m *Questions) Question(description []byte, list bool) (*policy.Question, e
 		return nil, &memberError{"with", errors.New("a resource is read without arguments")}
 	}
 	q.Action = map[catalog.Kind]string{catalog.Tool: mcp.MethodToolsCall, catalog.Resource: mcp.MethodResourcesRead, catalog.Prompt: mcp.MethodPromptsGet}[kind]
+	if q.Context.LabelsLost && m.Labels != nil {
+		all, err := m.Labels()
+		if err != nil {
+			return nil, &memberError{"lost", err}
+		}
+		labels := slices.Concat(q.Context.Labels, all)
+		slices.Sort(labels)
+		q.Context.Labels = slices.Compact(labels)
+	}
 	server, name, _ := strings.Cut(named, "/")
 	if server == "" || name == "" {
 		return nil, &memberError{verb, fmt.Errorf("%q is not SERVER/NAME", named)}

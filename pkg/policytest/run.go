@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"regexp"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/mcpgw/mcpgw/pkg/opa"
@@ -18,7 +19,7 @@ type Options struct {
 	Tables        []opa.File // table tests
 	Entrypoint    string     // as [opa.Options] has it
 
-	Questions Questions
+	Questions Questions      // its Labels are those of this policy
 	Run       *regexp.Regexp // only tests whose full name matches: data.PACKAGE.test_NAME, or FILE: NAME for table tests; nil for all
 
 	Timeout     time.Duration // of one ruling in a table test; 0 means 1 s
@@ -101,6 +102,16 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 	}
 	coverage := &opa.Coverage{}
 	r := &Report{Tests: []Result{}}
+	load := sync.OnceValues(func() (*opa.Engine, error) {
+		return opa.Load(opa.Options{Modules: o.Modules, Data: o.Data, Entrypoint: o.Entrypoint, Timeout: o.Timeout, Coverage: coverage})
+	})
+	o.Questions.Labels = func() ([]string, error) {
+		engine, err := load()
+		if err != nil {
+			return nil, err
+		}
+		return engine.Labels(), nil
+	}
 	rego, err := opa.RunTests(ctx, opa.TestOptions{
 		Modules: o.Modules, Data: o.Data, Run: o.Run, Timeout: o.TestTimeout, Coverage: coverage, Question: o.Questions.JSON,
 	})
@@ -111,7 +122,7 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 		r.Tests = append(r.Tests, regoResult(t))
 	}
 	if len(tables) > 0 {
-		engine, err := opa.Load(opa.Options{Modules: o.Modules, Data: o.Data, Entrypoint: o.Entrypoint, Timeout: o.Timeout, Coverage: coverage})
+		engine, err := load()
 		if err != nil {
 			return nil, err
 		}

@@ -169,6 +169,7 @@ func TestTablesRuleAsTheEngine(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	o.Questions.Labels = func() ([]string, error) { return engine.Labels(), nil }
 	seen := map[string]int{}
 	rapid.Check(t, func(t *rapid.T) {
 		var text strings.Builder
@@ -179,6 +180,7 @@ func TestTablesRuleAsTheEngine(t *testing.T) {
 				"who":      rapid.SampledFrom([]any{"reader", "writer", "guest", map[string]any{"roles": []string{"reader", "writer"}}}).Draw(t, "who"),
 				"drift":    rapid.SampledFrom([]string{"", "new", "changed"}).Draw(t, "drift"),
 				"endpoint": rapid.SampledFrom([]string{"mcp", "rehearsal"}).Draw(t, "endpoint"),
+				"lost":     rapid.Bool().Draw(t, "lost"),
 				"labels":   rapid.SampledFrom([][]string{{}, {"secret"}}).Draw(t, "labels"),
 			}
 			expect := rapid.SampledFrom(effects).Draw(t, "expect")

@@ -5,6 +5,10 @@ import data.mcpgw.test as mcp
 
 test_reader if policy.allow with input as mcp.call("reader", "git", "git_log", {"max_count": 5})
 
+test_lost_counts_as_marked if {
+	policy.redact != set() with input as mcp.question({"who": "writer", "calls": "git/git_push", "lost": true})
+}
+
 test_many_are_few if {
 	question := mcp.call("reader", "git", "git_log", {"max_count": 51})
 	policy.few with input as question
