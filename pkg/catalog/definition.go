@@ -47,6 +47,11 @@ var shapes = map[string]byte{
 // for the operator; the item is then quarantined. The definition is copied: it often is a part of a whole list, which would
 // otherwise live as long as the item.
 func NewItem(server string, kind Kind, definition []byte, trust Trust) (*Item, error) {
+	left := fullPatience
+	return newItem(server, kind, definition, trust, &left)
+}
+
+func newItem(server string, kind Kind, definition []byte, trust Trust, left *patience) (*Item, error) {
 	if len(definition) > maxDefinition {
 		return nil, fmt.Errorf("the definition has %d bytes, more than %d", len(definition), maxDefinition)
 	}
@@ -87,7 +92,7 @@ func NewItem(server string, kind Kind, definition []byte, trust Trust) (*Item, e
 	i.Tags = slices.Clone(trust.Tags)
 	sum := sha256.Sum256(definition)
 	i.Digest = hex.EncodeToString(sum[:])
-	i.Findings = i.findings()
+	i.Findings = i.findings(left)
 	return i, nil
 }
 

@@ -17,7 +17,7 @@ const (
 	// ConfusableName: the name looks like that of another tool or prompt, or a word of name or title mixes scripts.
 	ConfusableName = "confusable_name"
 	// HiddenText: words that a person who looks at the item does not get to see: comments and invisible elements of HTML or Markdown,
-	// or text behind a very long run of white space.
+	// text behind a very long run of white space, or so much of it that it is not looked at here either.
 	HiddenText = "hidden_text"
 	// InvisibleCharacters: characters without a shape of their own, where no script or emoji needs them.
 	InvisibleCharacters = "invisible_characters"
@@ -29,12 +29,13 @@ const (
 var Findings = []string{ConfusableName, HiddenText, InvisibleCharacters, ModelDirectedText}
 
 // findings looks at the item by itself: every text of its definition, member names too, but for what no model is shown (see unpinned).
-func (i *Item) findings() (out []string) {
+func (i *Item) findings(left *patience) (out []string) {
 	var hidden, invisible, directed bool
 	each := func(s string) {
 		hidden = hidden || hides(s)
 		invisible = invisible || unseen(s)
-		directed = directed || directs(s)
+		directed = directed || left.directs(s)
+		hidden = hidden || *left < 0
 	}
 	texts(i.Definition, each)
 	if mixed(i.Name) || mixed(i.Title) {
@@ -263,16 +264,24 @@ var directives = []directive{
 		`\b(silently|secretly|covertly|quietly) (call|invoke|use|run|send|read|forward|copy|add|include|upload|execute)\b`),
 }
 
-// directs reports text that is aimed at a model.
-func directs(s string) bool {
+// patience is how many bytes of one server's list may be matched against directives: a hostile server makes every text match at length.
+type patience int
+
+const fullPatience patience = 64 << 20
+
+// directs reports text that is aimed at a model, as long as there is patience.
+func (left *patience) directs(s string) bool {
 	if len(s) < 8 {
 		return false
 	}
 	s = plain(s)
 	for i := range directives {
 		d := &directives[i]
-		if slices.ContainsFunc(d.need, func(word string) bool { return strings.Contains(s, word) }) && d.is.MatchString(s) {
-			return true
+		if !slices.ContainsFunc(d.need, func(word string) bool { return strings.Contains(s, word) }) {
+			continue
+		}
+		if *left -= patience(len(s)); *left < 0 || d.is.MatchString(s) {
+			return *left >= 0
 		}
 	}
 	return false

@@ -235,14 +235,36 @@ func TestDirectivesHaveReasons(t *testing.T) {
 	}
 }
 
+// TestPatience: a server that makes every look take long is not looked at for ever, and that is told.
+func TestPatience(t *testing.T) {
+	left := patience(2000) // of three times 806 bytes matched twice
+	text := "ignore " + strings.Repeat("the ", 200)
+	d := fmt.Appendf(nil, `{"name":"a","inputSchema":{"type":"object"},"description":%q}`, text)
+	var got []string
+	for range 3 {
+		i, err := newItem("s", Tool, d, Trust{}, &left)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got = append(got, strings.Join(i.Findings, " "))
+	}
+	if !slices.Equal(got, []string{"", HiddenText, HiddenText}) {
+		t.Errorf("found %q", got)
+	}
+	plain, err := newItem("s", Tool, []byte(`{"name":"a","inputSchema":{"type":"object"},"description":"adds"}`), Trust{}, &left)
+	if err != nil || !slices.Equal(plain.Findings, []string{HiddenText}) {
+		t.Errorf("what comes after: %v, %q", err, plain.Findings)
+	}
+}
+
 func BenchmarkFindings(b *testing.B) {
 	text := strings.Repeat("Returns a list of commits with author, date and message; the newest first. ", 20)
 	d := fmt.Appendf(nil, `{"name":"log","description":%q,"inputSchema":{"type":"object","properties":{"max_count":{"type":"integer","description":"how many"}}}}`, text)
 	b.SetBytes(int64(len(d)))
 	b.ReportAllocs()
 	for b.Loop() {
-		i := &Item{Definition: d}
-		if i.findings() != nil {
+		i, left := &Item{Definition: d}, fullPatience
+		if i.findings(&left) != nil {
 			b.Fatal("found something")
 		}
 	}

@@ -14,7 +14,10 @@ func mark(sources []*Source, endpoints []Endpoint, lock *Lock, previous *Catalog
 		var next *Source
 		for k, items := range s.Items {
 			for at, i := range items {
-				drift, findings := lock.Drift(i), i.Findings
+				drift, findings := i.Drift, i.Findings // without a lock, as a saved catalog has it
+				if lock != nil {
+					drift = lock.Drift(i)
+				}
 				if alike[i] && !slices.Contains(findings, ConfusableName) {
 					findings = append([]string{ConfusableName}, findings...) // the first of all
 				}

@@ -51,7 +51,7 @@ func Collect(server string, kind Kind, definitions [][]byte, trust Trust) ([]*It
 	items := make([]*Item, 0, len(definitions))
 	var out []Quarantined
 	seen := make(map[string]bool, len(definitions))
-	most := MaxItems
+	most, left := MaxItems, fullPatience
 	if kind == Template {
 		most = MaxTemplates
 	}
@@ -61,7 +61,7 @@ func Collect(server string, kind Kind, definitions [][]byte, trust Trust) ([]*It
 			out = append(out, Quarantined{server, kind, "#" + strconv.Itoa(n+1), reason})
 			break
 		}
-		item, err := NewItem(server, kind, d, trust)
+		item, err := newItem(server, kind, d, trust, &left)
 		switch {
 		case err != nil:
 			out = append(out, Quarantined{server, kind, label(kind, d, n), err.Error()})

@@ -70,7 +70,10 @@ func flowing(t *testing.T, labels Labels) *Gateway {
 				Endpoints: map[string]*Endpoint{"mcp": {Name: "mcp"}}, Servers: map[string]*Server{"s": {Name: "s"}},
 			},
 			Policy: engine, Routes: Routes{Servers: map[string]bool{"s": true}},
-			Catalog: catalog.Build([]catalog.Endpoint{{Name: "mcp", Path: "/mcp", Servers: []catalog.Selection{{Server: "*"}}, Prefix: map[string]string{"s": ""}}}, []*catalog.Source{src}, nil),
+			Catalog: catalog.Build([]catalog.Endpoint{
+				{Name: "mcp", Path: "/mcp", Servers: []catalog.Selection{{Server: "*"}}, Prefix: map[string]string{"s": ""}},
+				{Name: LaneAuthorize, Path: AuthorizePath("s"), Servers: []catalog.Selection{{Server: "s"}}},
+			}, []*catalog.Source{src}, nil),
 		}
 	})
 	return g
@@ -286,4 +289,41 @@ func TestLabelsWakeStreams(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestLabelsBehindExtAuthz: sessions are the server's there, so labels bind principal and client in both eras, and a subscription to what
+// marks its readers marks, too.
+func TestLabelsBehindExtAuthz(t *testing.T) {
+	g := flowing(t, flowKept(t))
+	ask := func(who, method, name, params string) string {
+		t.Helper()
+		h := fields{"authorization", "Bearer " + who, "content-type", "application/json", "accept", "application/json, text/event-stream"}
+		if name == "legacy" {
+			h = append(h, "mcp-session-id", "the server's", "mcp-protocol-version", "2025-11-25")
+			params += `"_meta":{}`
+		} else {
+			h = append(h, "mcp-protocol-version", "2026-07-28", "mcp-method", method)
+			if name != "" {
+				h = append(h, "mcp-name", name)
+			}
+			params += `"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{}}`
+		}
+		body := `{"jsonrpc":"2.0","id":7,"method":"` + method + `","params":{` + params + `}}`
+		_, v := g.Authorize(t.Context(), &Head{Listener: "main", Method: "POST", Path: "/mcp", Authority: "localhost", Address: "127.0.0.1", Header: h}, []byte(body), "s")
+		if r, ok := v.(*Reply); ok {
+			return string(r.Body)
+		}
+		return "pass"
+	}
+	const call = mcp.MethodToolsCall
+	flowWant(t, "mail before", ask("alice", call, "mail", `"name":"mail",`), "pass")
+	flowWant(t, "the secret", ask("alice", call, "legacy", `"name":"vault",`), "pass")
+	flowWant(t, "mail after", ask("alice", call, "mail", `"name":"mail",`), `what is secret stays here`)
+	flowWant(t, "mail after, legacy", ask("alice", call, "legacy", `"name":"mail",`), `what is secret stays here`)
+	flowWant(t, "bob", ask("bob", call, "legacy", `"name":"mail",`), "pass")
+	flowWant(t, "a subscription", ask("bob", mcp.MethodListen, "", `"notifications":{"resourceSubscriptions":["file:///vault"]},`), "pass")
+	flowWant(t, "bob after it", ask("bob", call, "mail", `"name":"mail",`), `what is secret stays here`)
+
+	g = flowing(t, brokenLabels{})
+	flowWant(t, "a subscription that marks, and cannot", ask("bob", mcp.MethodListen, "", `"notifications":{"resourceSubscriptions":["file:///vault"]},`), `unknown resource`)
 }
