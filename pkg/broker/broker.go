@@ -127,6 +127,8 @@ type call struct {
 	w  http.ResponseWriter
 	r  *http.Request
 	st *state // of the legacy session; nil in the modern era
+
+	asked *out // the stream on which the user was asked before the call went on; the answer goes there, too
 }
 
 // source is what is known of the server that the call goes to.
@@ -135,6 +137,12 @@ func (c *call) source() *catalog.Source { return c.p.Snapshot.Catalog.Source(c.p
 // use serves a call: forwarded where client and server are modern, relayed to a server that has sessions as the client has, bridged to one
 // that is modern alone.
 func (c *call) use() {
+	if c.p.Asks() != nil {
+		if !c.confirm() {
+			return
+		}
+		defer c.asked.close()
+	}
 	s := c.source()
 	switch {
 	case s == nil:
@@ -159,12 +167,26 @@ func (c *call) fail(f *fault.Error) {
 	if c.p.Message != nil {
 		id = c.p.Message.ID
 	}
+	if c.asked != nil {
+		c.asked.message(f.Reply(id))
+		return
+	}
 	writeFault(c.w, id, c.p.Legacy(), f)
 }
 
-func (c *call) status(code int) { c.w.WriteHeader(code) }
+func (c *call) status(code int) {
+	if c.asked == nil { // else the stream has a status, and ends without a word
+		c.w.WriteHeader(code)
+	}
+}
 
-func (c *call) json(body []byte) { writeJSON(c.w, http.StatusOK, body) }
+func (c *call) json(body []byte) {
+	if c.asked != nil {
+		c.asked.message(body)
+		return
+	}
+	writeJSON(c.w, http.StatusOK, body)
+}
 
 func writeFault(w http.ResponseWriter, id []byte, legacy bool, f *fault.Error) {
 	for k, v := range f.Header {

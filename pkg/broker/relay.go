@@ -207,6 +207,11 @@ func (c *call) answer() {
 		c.fail(fault.New(fault.Invalid, "no server has asked this"))
 		return
 	}
+	if p.reply != nil {
+		p.reply <- answerOf(c.p.Message)
+		c.status(http.StatusAccepted)
+		return
+	}
 	c.p.Unpin()
 	if !c.post(withID(c.p.Message, p.id), p.server) {
 		c.st.unanswered(c.p.Message.ID, p)

@@ -35,6 +35,8 @@ type pending struct {
 	id     []byte // the server's own id, JSON text
 	token  []byte // progressToken that the server gave with it, JSON text
 	call   string // the call it was asked in, as [call.key] names it
+
+	reply chan<- gateway.Answer // of the gateway's own question; has room for the one answer
 }
 
 // running is a call of the client.

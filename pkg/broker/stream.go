@@ -29,11 +29,15 @@ type out struct {
 	gone bool
 	over chan struct{} // closed when the client has gone, or reads nothing any more
 	stop chan struct{}
+	once sync.Once // closes
 	done sync.WaitGroup
 }
 
-// stream opens the event stream of this exchange.
+// stream opens the event stream of this exchange, or takes the one that is open.
 func (c *call) stream() *out {
+	if c.asked != nil {
+		return c.asked
+	}
 	h := c.w.Header()
 	h.Set("content-type", "text/event-stream")
 	h.Set("cache-control", "no-cache")
@@ -72,9 +76,11 @@ func (o *out) write(b []byte) {
 }
 
 func (o *out) close() {
-	close(o.stop)
-	o.done.Wait()
-	_ = o.rc.SetWriteDeadline(time.Now().Add(reading)) // for the end of the body
+	o.once.Do(func() {
+		close(o.stop)
+		o.done.Wait()
+		_ = o.rc.SetWriteDeadline(time.Now().Add(reading)) // for the end of the body
+	})
 }
 
 // hold takes one of the principal's streams; the caller must release it.

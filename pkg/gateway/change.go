@@ -35,6 +35,14 @@ type changes struct {
 
 // oblige takes on what a ruling demands beside the call. What cannot be done refuses.
 func (x *Exchange) oblige(o *policy.Obligations) *fault.Error {
+	if f := x.change(o); f != nil {
+		return f
+	}
+	return x.mark(o)
+}
+
+// change notes what a ruling wants changed.
+func (x *Exchange) change(o *policy.Obligations) *fault.Error {
 	if o == nil {
 		return nil
 	}
@@ -53,7 +61,7 @@ func (x *Exchange) oblige(o *policy.Obligations) *fault.Error {
 		x.changes.result = &Redaction{e, orDefault(x.Snapshot.Settings.RedactBytes)}
 	}
 	x.Redactions = len(o.Redact)
-	return x.mark(o)
+	return nil
 }
 
 func (x *Exchange) editor(changes []policy.Change) (*edit.Editor, error) {
@@ -90,7 +98,8 @@ func (x *Exchange) rewrite(t *target, m *jsonrpc.Message) (*jsonrpc.Message, *fa
 	}
 	e := jsonrpc.Edit{Pos: m.Arguments.Pos, Len: len(m.Arguments.Raw), Text: arguments}
 	if !m.Arguments.Exists() {
-		e = jsonrpc.Edit{Pos: t.value.Pos + len(t.value.Raw), Text: append([]byte(`,"arguments":`), arguments...)}
+		name := m.Params.Get(x.row.Param)
+		e = jsonrpc.Edit{Pos: name.Pos + len(name.Raw), Text: append([]byte(`,"arguments":`), arguments...)}
 	}
 	body := jsonrpc.Splice(m.Body, e)
 	if len(body) > most {

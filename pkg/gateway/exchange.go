@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/mcpgw/mcpgw/pkg/approval"
 	"github.com/mcpgw/mcpgw/pkg/catalog"
 	"github.com/mcpgw/mcpgw/pkg/fault"
 	"github.com/mcpgw/mcpgw/pkg/jsonrpc"
@@ -35,7 +36,11 @@ type Exchange struct {
 	id       []byte // JSON text of the request's id, once it is known
 	legacy   bool
 	row      mcp.Method
-	changes  changes // that policy demands
+
+	changes  changes         // that policy demands
+	asking   *Asking         // a legacy client's user has to be asked before the call goes on
+	grant    *approval.Grant // a human's yes to this call
+	stripped bool            // what was for the gateway alone is taken out of the message
 }
 
 // Head judges what the head alone decides. It returns an exchange and no verdict when a body must follow, else a verdict; the exchange
@@ -260,7 +265,11 @@ func (x *Exchange) use(m *jsonrpc.Message) (Verdict, *fault.Error) {
 	if t == nil {
 		return v, f
 	}
-	return x.lane(t, t.sent)
+	v, f = x.lane(t, t.sent)
+	if f != nil {
+		x.grant.Done()
+	}
+	return v, f
 }
 
 // judge finds the item that a message names and rules on it. Without a target it is refused, by a fault or a verdict.
@@ -283,11 +292,14 @@ func (x *Exchange) judge(m *jsonrpc.Message) (*target, Verdict, *fault.Error) {
 
 	q := x.question(&t, m)
 	refusal := x.check(&t, m)
+	var question Verdict // for the client's user
 	if refusal == nil {
-		refusal = x.decide(q)
+		question, refusal = x.confirm(&t, m, q, x.decide(q))
 	}
-	if refusal == nil {
-		t.sent, refusal = x.rewrite(&t, m)
+	if refusal == nil && question == nil {
+		if t.sent, refusal = x.rewrite(&t, m); refusal != nil {
+			x.unask()
+		}
 	}
 	if refusal != nil {
 		if visible, err := x.Snapshot.Policy.Visible(x.ctx, q); !visible || err != nil { // whatever failed: what cannot be seen is unknown
@@ -297,10 +309,13 @@ func (x *Exchange) judge(m *jsonrpc.Message) (*target, Verdict, *fault.Error) {
 		v, f := x.refuseUse(m, refusal)
 		return nil, v, f
 	}
+	if question != nil {
+		return nil, question, nil
+	}
 	return &t, nil, nil
 }
 
-// decide asks policy. Anything but allow is a refusal.
+// decide asks policy. Anything but allow is a refusal, which confirm may take back where a human says yes.
 func (x *Exchange) decide(q *policy.Question) *fault.Error {
 	r := x.g.ruling(x.ctx, x.Snapshot, q)
 	x.Ruling = &r
@@ -328,12 +343,17 @@ func (x *Exchange) refuseUse(m *jsonrpc.Message, f *fault.Error) (Verdict, *faul
 		return nil, f
 	}
 	x.Fault = f
+	return x.result(denialResult(f, x.legacy))
+}
+
+// denialResult is a refusal as a tool's result.
+func denialResult(f *fault.Error, legacy bool) []byte {
 	b := append([]byte(`{"content":[{"type":"text","text":`), jsonrpc.AppendString(nil, f.Message)...)
 	b = append(b, `}],"isError":true`...)
-	if !x.legacy {
+	if !legacy {
 		b = append(b, `,"resultType":"complete"`...)
 	}
-	return x.result(append(b, '}'))
+	return append(b, '}')
 }
 
 // lane chooses how the call is served. Direct needs one modern server on both sides and nothing to change in its answer; what is
@@ -343,7 +363,7 @@ func (x *Exchange) lane(t *target, m *jsonrpc.Message) (Verdict, *fault.Error) {
 	if !x.Snapshot.Routes.Servers[server] {
 		return nil, upstream(server, "unavailable")
 	}
-	if x.legacy || x.changes.result != nil {
+	if x.legacy || x.changes.result != nil || x.grant != nil || x.stripped {
 		return x.toBroker(m)
 	}
 	x.Lane = "direct"

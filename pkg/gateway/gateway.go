@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/mcpgw/mcpgw/pkg/approval"
 	"github.com/mcpgw/mcpgw/pkg/catalog"
 	"github.com/mcpgw/mcpgw/pkg/edit"
 	"github.com/mcpgw/mcpgw/pkg/identity"
@@ -56,6 +57,7 @@ type Settings struct {
 
 	BodyBytes   int // the longest body after a rewrite; 0 is 4 MiB
 	RedactBytes int // the longest message of a server that is redacted; 0 is 4 MiB
+	Approvals   Approvals
 }
 
 // Authenticator finds out who calls. Its errors are faults of kind Unauthenticated or TwoCredentials. It must not wait for a network.
@@ -114,6 +116,8 @@ type Options struct {
 	Judged func(q *policy.Question, r *policy.Ruling, s *Snapshot)
 	// Labels keeps what callers of the modern era are marked with; without it their labels count as lost, and none can be given.
 	Labels Labels
+	// Approvals keeps the questions of ask rulings; without it they refuse.
+	Approvals *approval.Store
 	// ListBytes bounds the ready lists that are kept; 0 is 64 MiB.
 	ListBytes int
 	// ParkTime is how long an exchange waits for the broker; 0 is 30 s. ParkMax bounds how many wait; 0 is 16,384.

@@ -30,8 +30,11 @@ type Record struct {
 	Public     string // the name the client used, where it resolved
 	Lane       string // answer, direct or broker
 	Ruling     *policy.Ruling
-	Rewritten  int // values and matches in the arguments that policy has changed
-	Redactions int // changes of the result that policy demands
+	Rewritten  int    // values and matches in the arguments that policy has changed
+	Redactions int    // changes of the result that policy demands
+	Approval   string // of a call that a human has to confirm: pending, approved, denied
+	ApprovalID string // of the question to an operator
+	ApprovedBy string // user or operator:ID
 	Fault      *fault.Error
 	Status     int    // of a reply
 	Trace      string // params._meta.traceparent, for a link

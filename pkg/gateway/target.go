@@ -108,6 +108,7 @@ func (x *Exchange) question(t *target, m *jsonrpc.Message) *policy.Question {
 	if m.Method == mcp.MethodToolsCall || m.Method == mcp.MethodPromptsGet {
 		q.Arguments = m.Arguments.Raw // nil where absent
 	}
+	q.Context.Round = x.round(m, q)
 	return q
 }
 

@@ -149,6 +149,7 @@ const (
 	MethodSetLevel         = "logging/setLevel"
 	MethodSubscribe        = "resources/subscribe"
 	MethodUnsubscribe      = "resources/unsubscribe"
+	MethodElicit           = "elicitation/create"
 	NotifyInitialized      = "notifications/initialized"
 	NotifyCancelled        = "notifications/cancelled"
 	NotifyProgress         = "notifications/progress"

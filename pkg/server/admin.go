@@ -9,7 +9,7 @@ import (
 
 // routes is what operators may ask and do.
 func (s *Server) routes() []admin.Route {
-	return []admin.Route{s.pinsRoute()}
+	return append(s.approvalRoutes(), s.pinsRoute())
 }
 
 // operators are those of the configuration in force.

@@ -20,7 +20,7 @@ func (s *Server) report(ctx context.Context, x *gateway.Exchange) {
 		DecisionID: r.DecisionID, Start: r.Start, Duration: time.Since(r.Start), Listener: r.Listener, Endpoint: r.Endpoint,
 		HTTPMethod: r.HTTPMethod, ClientAddress: r.Address, Method: r.Method, RequestID: r.ID, Server: r.Server, Kind: r.Kind, Item: r.Item,
 		Public: r.Public, Revision: string(r.Revision), Lane: r.Lane, Status: r.Status, BodyBytes: r.BodyBytes, ReplyBytes: r.ReplyBytes,
-		Snapshot: r.Snapshot, Catalog: r.Catalog, Link: r.Trace,
+		Snapshot: r.Snapshot, Catalog: r.Catalog, Link: r.Trace, Approval: r.Approval, ApprovalID: r.ApprovalID, ApprovedBy: r.ApprovedBy,
 	}
 	if r.Revision != "" {
 		e.Era = r.Revision.Era()

@@ -27,6 +27,7 @@ import (
 
 	"github.com/mcpgw/mcpgw/pkg/accesslog"
 	"github.com/mcpgw/mcpgw/pkg/admin"
+	"github.com/mcpgw/mcpgw/pkg/approval"
 	"github.com/mcpgw/mcpgw/pkg/broker"
 	"github.com/mcpgw/mcpgw/pkg/catalog"
 	"github.com/mcpgw/mcpgw/pkg/config"
@@ -71,6 +72,7 @@ type Server struct {
 	broker    *broker.Broker
 	sessions  *session.Memory
 	labels    *session.Labels
+	approvals *approval.Store
 	streams   *limit.Slots
 	bodies    *limit.Bytes
 	publisher *xds.Publisher
@@ -170,8 +172,10 @@ func newServer(ctx context.Context, o Options, c *config.Config) (s *Server, cle
 	})
 	s.streams = limit.NewSlots(int(l.GetStreamsPerPrincipal()))
 	s.bodies = limit.NewBytes(int64(l.GetBodiesInFlightBytes()))
+	s.approvals = approval.New(nil)
 	s.gateway, err = gateway.New(gateway.Options{
-		Sessions: s.sessions, Labels: s.labels, Bytes: s.bodies, Judged: s.judged, ParkTime: l.GetPark().AsDuration(), SessionLifetime: l.GetSessionLifetime().AsDuration(),
+		Sessions: s.sessions, Labels: s.labels, Approvals: s.approvals, Bytes: s.bodies, Judged: s.judged,
+		ParkTime: l.GetPark().AsDuration(), SessionLifetime: l.GetSessionLifetime().AsDuration(),
 		Failures: limit.NewFailureLimiter(limit.FailureOptions{Burst: int(l.GetFailedCredentialsPerMinute()), Every: time.Minute / time.Duration(max(1, l.GetFailedCredentialsPerMinute()))}),
 	})
 	if err != nil {

@@ -40,6 +40,10 @@ type Exchange struct {
 	Rewritten      int // values and matches in the arguments that policy has changed
 	Redactions     int // changes of the result that policy demands
 
+	Approval   string // of a call that a human has to confirm: pending, approved, denied
+	ApprovalID string // of the question to an operator
+	ApprovedBy string // user or operator:ID
+
 	Refusal string // kind of the fault; empty = none
 	Code    int    // JSON-RPC error code of the refusal
 	Message string // its public message
@@ -75,7 +79,7 @@ func (e *Exchange) Log(ctx context.Context, log *slog.Logger) {
 	if !log.Enabled(ctx, level) {
 		return
 	}
-	var buf [36]slog.Attr
+	var buf [39]slog.Attr
 	a := buf[:0]
 	str := func(key, value string) {
 		if value != "" {
@@ -115,6 +119,9 @@ func (e *Exchange) Log(ctx context.Context, log *slog.Logger) {
 	}
 	num("rewritten", e.Rewritten)
 	num("redactions", e.Redactions)
+	str("approval", e.Approval)
+	str("approval_id", e.ApprovalID)
+	str("approved_by", e.ApprovedBy)
 	str("refusal", e.Refusal)
 	num("code", e.Code)
 	if e.Cause != nil {

@@ -30,6 +30,9 @@ const (
 	attrDuration    = "mcpgw.policy.duration_us"
 	attrRewritten   = "mcpgw.policy.rewritten"  // how many values and matches of the arguments; never which
 	attrRedactions  = "mcpgw.policy.redactions" // how many changes of the result
+	attrApproval    = "mcpgw.approval"          // pending, approved or denied
+	attrApprovalID  = "mcpgw.approval.id"       // of the question to an operator
+	attrApprovedBy  = "mcpgw.approval.by"       // user, or operator:ID
 	attrListener    = "mcpgw.listener"
 	attrEndpoint    = "mcpgw.endpoint"
 	attrServer      = "mcpgw.server"

@@ -236,6 +236,9 @@ func attributes(e *Exchange) []attribute.KeyValue {
 			a = append(a, attribute.Int(attrRedactions, e.Redactions))
 		}
 	}
+	str(attrApproval, e.Approval)
+	str(attrApprovalID, e.ApprovalID)
+	str(attrApprovedBy, e.ApprovedBy)
 	str(attrListener, e.Listener)
 	str(attrEndpoint, e.Endpoint)
 	str(attrServer, e.Server)
