@@ -468,9 +468,10 @@ func (x *Exchange) Answered(ctx context.Context, said Answer) []byte {
 		x.Approval, x.ApprovedBy = string(approval.Approved), "user"
 		return nil
 	}
+	f = x.identified(f)
 	x.Fault = f
 	if f.Kind == fault.Denied && x.asking.asResult {
-		return jsonrpc.Result(x.id, denialResult(f, true))
+		return jsonrpc.Result(x.id, denialResult(f, x.DecisionID, true))
 	}
 	return f.Reply(x.id)
 }

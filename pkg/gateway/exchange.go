@@ -339,17 +339,18 @@ func (g *Gateway) ruling(ctx context.Context, s *Snapshot, q *policy.Question) p
 
 // refuseUse tells a caller who can see the item why not; as a result where the endpoint says so, for the model to read.
 func (x *Exchange) refuseUse(m *jsonrpc.Message, f *fault.Error) (Verdict, *fault.Error) {
+	f = x.identified(f)
 	if f.Kind != fault.Denied || !x.Endpoint.DenialsAsResult || m.Method != mcp.MethodToolsCall {
 		return nil, f
 	}
 	x.Fault = f
-	return x.result(denialResult(f, x.legacy))
+	return x.result(denialResult(f, x.DecisionID, x.legacy))
 }
 
 // denialResult is a refusal as a tool's result.
-func denialResult(f *fault.Error, legacy bool) []byte {
+func denialResult(f *fault.Error, decision string, legacy bool) []byte {
 	b := append([]byte(`{"content":[{"type":"text","text":`), jsonrpc.AppendString(nil, f.Message)...)
-	b = append(b, `}],"isError":true`...)
+	b = append(append(b, `}],"isError":true,"_meta":`...), resultMeta(decision)...)
 	if !legacy {
 		b = append(b, `,"resultType":"complete"`...)
 	}

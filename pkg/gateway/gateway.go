@@ -30,10 +30,15 @@ type Snapshot struct {
 
 	shapes map[*catalog.Item]func() *shape // of the catalog's tools and prompts; Swap keeps it
 	lists  *lists                          // ready lists of this catalog, gone with it
+
+	version string // Version, once Swap has worked it out
 }
 
 // Version names the four parts, for spans and logs.
 func (s *Snapshot) Version() string {
+	if s.version != "" {
+		return s.version
+	}
 	return s.Settings.Version + "." + short(s.Policy.Revision()) + "." + short(s.Catalog.Version()) + "." + s.Routes.Version
 }
 
@@ -180,6 +185,8 @@ func (g *Gateway) Swap(edit func(Snapshot) Snapshot) *Snapshot {
 	if next.Catalog != old.Catalog {
 		next.shapes, next.lists = shapesOf(next.Catalog, old.shapes), newLists(g.opts.ListBytes)
 	}
+	next.version = ""
+	next.version = next.Version()
 	g.snap.Store(&next)
 	was := g.changed.Swap(&change{ch: make(chan struct{})})
 	was.once.Do(func() { close(was.ch) })

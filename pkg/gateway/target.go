@@ -146,6 +146,31 @@ func denial(r *policy.Ruling) json.RawMessage {
 	return b
 }
 
+// identified puts the decision's id into the data of a refusal that policy made: what an operator finds the ruling by, in log, trace and
+// explanation. It is for those who can see the item.
+func (x *Exchange) identified(f *fault.Error) *fault.Error {
+	if x.Ruling == nil || f.Kind != fault.Denied && x.Ruling.Err == nil {
+		return f
+	}
+	id := append([]byte(`"decision_id":`), jsonrpc.AppendString(nil, x.DecisionID)...)
+	data := append([]byte(nil), f.Data...)
+	if n := len(data); n > len("{}") && data[0] == '{' {
+		data = append(append(data[:n-1], ','), id...)
+	} else {
+		data = append([]byte{'{'}, id...)
+	}
+	return f.With(append(data, '}'))
+}
+
+// MetaDecisionID names the decision in a result that refuses.
+const MetaDecisionID = "com.github.mcpgw/decision_id"
+
+// resultMeta is the _meta of a refusal that is told as a result.
+func resultMeta(id string) json.RawMessage {
+	b, _ := json.Marshal(map[string]string{MetaDecisionID: id}) // strings alone: it cannot fail
+	return b
+}
+
 // MayRead asks policy, in a snapshot, whether the caller of x may read a resource now. Where it may read it redacted alone, redacts is
 // true: it may hear that the resource has changed, since it knows the URI, but nothing else that is said with it.
 func (x *Exchange) MayRead(ctx context.Context, s *Snapshot, uri string) (may, redacts bool) {

@@ -336,3 +336,10 @@ func (e *Engine) appendItem(b []byte, i *catalog.Item, w *scratch) ([]byte, erro
 	}
 	return append(b, k.key...), k.err
 }
+
+// Forget gives up what the engine remembers, for one that is kept only to explain what it ruled. It rules as before, and may remember
+// again.
+func (e *Engine) Forget() {
+	e.rulings.InvalidateAll()
+	e.views.InvalidateAll()
+}
