@@ -33,7 +33,7 @@ message, asks Rego whether this caller may do this with these arguments, and tel
 		Args: cobra.NoArgs,
 		RunE: help,
 	}
-	c.AddCommand(runCommand(), serveCommand(), renderCommand(), checkCommand(), catalogCommand(), policyCommand(), approvalsCommand(), approveCommand(), keyCommand(), configCommand(), versionCommand())
+	c.AddCommand(runCommand(), serveCommand(), renderCommand(), checkCommand(), catalogCommand(), policyCommand(), explainCommand(), approvalsCommand(), approveCommand(), keyCommand(), configCommand(), versionCommand())
 	c.CompletionOptions.HiddenDefaultCmd = true
 	return c
 }

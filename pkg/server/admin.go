@@ -1,6 +1,7 @@
 package server
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/mcpgw/mcpgw/pkg/admin"
@@ -9,7 +10,7 @@ import (
 
 // routes is what operators may ask and do.
 func (s *Server) routes() []admin.Route {
-	return append(s.approvalRoutes(), s.pinsRoute())
+	return slices.Concat(s.approvalRoutes(), s.explainRoutes(), []admin.Route{s.pinsRoute()})
 }
 
 // operators are those of the configuration in force.

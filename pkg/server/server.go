@@ -73,6 +73,7 @@ type Server struct {
 	sessions  *session.Memory
 	labels    *session.Labels
 	approvals *approval.Store
+	kept      *keptForExplain
 	streams   *limit.Slots
 	bodies    *limit.Bytes
 	publisher *xds.Publisher
@@ -114,7 +115,7 @@ func Run(ctx context.Context, o Options) error {
 
 func newServer(ctx context.Context, o Options, c *config.Config) (s *Server, cleanup func(), err error) {
 	p := c.Proto
-	s = &Server{opts: o, log: o.Log, started: make(chan struct{}), news: make(chan struct{}, 1), sources: map[string]*catalog.Source{}, stdio: map[string]*stdio.Server{}, watchers: map[string]*upstream.Watcher{}}
+	s = &Server{opts: o, log: o.Log, kept: newKept(), started: make(chan struct{}), news: make(chan struct{}, 1), sources: map[string]*catalog.Source{}, stdio: map[string]*stdio.Server{}, watchers: map[string]*upstream.Watcher{}}
 	dir, temporary, err := runDir(p.Envoy.GetRunDir())
 	if err != nil {
 		return nil, nil, err
@@ -259,6 +260,7 @@ func (s *Server) run(ctx context.Context, c *config.Config) (err error) {
 		return err
 	}
 	s.crew.start("sessions", s.sessions.Run)
+	s.crew.start("explain", s.kept.recent.Run)
 	s.crew.start("accesslog", s.accesslog.Run)
 	s.crew.start("rouse", s.rouse)
 	first, err := s.build(ctx, c)

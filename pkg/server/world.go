@@ -219,6 +219,7 @@ func (s *Server) swap(b *built) {
 		sources[srv.Name] = src
 	}
 	s.sources, s.world = sources, b
+	s.keepRulings(old, b)
 	if s.open {
 		s.swapSnapshot()
 	}
