@@ -114,13 +114,13 @@ func (e *Engine) Explain(ctx context.Context, q *policy.Question) (x *Explanatio
 	start := time.Now()
 	input, err := e.selection.input(q, new(scratch), false)
 	if err != nil {
-		x.take(refuse(err), e.revision, start)
+		x.take(refuse(err), e.revision, start, s)
 		x.Fault = &Trouble{Code: "invalid", Message: s.cleanText(err.Error())}
 		return x, nil
 	}
 	s.claims = input.Value.(ast.Object).Get(ast.InternedTerm("subject")).Value.(ast.Object).Get(ast.InternedTerm("claims"))
 	ruling, told, fault := e.plainly(ctx, q, input)
-	x.take(ruling, e.revision, start)
+	x.take(ruling, e.revision, start, s)
 
 	t := &tracer{e: e, s: s, of: map[*ast.Rule]*story{}, attempts: map[uint64]*story{}}
 	if !errors.Is(fault, policy.ErrTimeout) {
@@ -144,31 +144,31 @@ func (e *Engine) Explain(ctx context.Context, q *policy.Question) (x *Explanatio
 	return x, nil
 }
 
-func (x *Explanation) take(r policy.Ruling, revision string, start time.Time) {
+func (x *Explanation) take(r policy.Ruling, revision string, start time.Time, s *secrets) {
 	r.Revision, r.Duration = revision, time.Since(start)
 	x.Ruling, x.Effect = r, r.Effect
 	x.Reasons = append(x.Reasons, r.Reasons...)
 	if o := r.Obligations; o != nil {
-		x.Obligations = obliged(o)
+		x.Obligations = obliged(o, s)
 	}
 }
 
 // obliged words obligations without the values they write, which may be made of arguments.
-func obliged(o *policy.Obligations) (out []string) {
+func obliged(o *policy.Obligations, s *secrets) (out []string) {
 	for _, group := range []struct {
 		verb    string
 		changes []policy.Change
 	}{{"rewrite", o.Rewrite}, {"redact", o.Redact}} {
 		for _, c := range group.changes {
 			if c.Path != "" {
-				out = append(out, group.verb+" "+c.Path)
+				out = append(out, group.verb+" "+s.cleanText(c.Path))
 			} else {
 				out = append(out, group.verb+" what matches a pattern")
 			}
 		}
 	}
 	for _, l := range o.Label {
-		out = append(out, "label "+l)
+		out = append(out, "label "+s.cleanText(l))
 	}
 	return out
 }
@@ -333,8 +333,8 @@ func (t *tracer) TraceEvent(v topdown.Event) {
 		}
 		if s != nil && !s.held && x.Index > s.index {
 			s.index = x.Index
-			held, of, failed := conditions(s.rule, x)
-			s.near = NearMiss{Place: placed(s.rule), Held: held, Of: of, Failed: failed, Values: t.values(s.rule.Body, &v, x)}
+			held, of, failed := t.conditions(s.rule, x)
+			s.near = NearMiss{Place: t.placed(s.rule), Held: held, Of: of, Failed: failed, Values: t.values(s.rule.Body, &v, x)}
 		}
 	}
 }
@@ -368,12 +368,13 @@ func (t *tracer) fired(s *story, v *topdown.Event) {
 	if !root(s.rule) || len(s.messages) >= maxMessages || s.rule.Head.Key == nil {
 		return
 	}
-	switch m := v.Plug(s.rule.Head.Key).Value.(type) { // messages of deny and ask are public, and so are labels
-	case ast.String:
-		if !slices.Contains(s.messages, string(m)) {
-			s.messages = append(s.messages, string(m))
-		}
-	default:
+	text, ok := v.Plug(s.rule.Head.Key).Value.(ast.String)
+	m := string(text)
+	if name := nameOf(s.rule); name != "deny" && name != "ask" { // whose messages are public
+		m = t.s.cleanText(m)
+	}
+	if ok && !slices.Contains(s.messages, m) {
+		s.messages = append(s.messages, m)
 	}
 }
 
@@ -391,10 +392,10 @@ func nameOf(r *ast.Rule) string {
 	return strings.TrimPrefix(name, "data.")
 }
 
-func placed(r *ast.Rule) Place {
+func (t *tracer) placed(r *ast.Rule) Place {
 	text, _, _ := strings.Cut(string(r.Location.Text), "\n")
 	text = strings.TrimSpace(strings.TrimSuffix(strings.TrimSpace(text), "{"))
-	return Place{File: r.Location.File, Line: r.Location.Row, Name: nameOf(r), Text: cut(text, maxText)}
+	return Place{File: r.Location.File, Line: r.Location.Row, Name: nameOf(r), Text: cut(t.s.source(text), maxText)}
 }
 
 // condition is a part of a rule's text that is one expression to its author. The compiler makes several of it.
@@ -431,7 +432,7 @@ func conditionsOf(r *ast.Rule) (all []condition, of []int) {
 }
 
 // conditions counts the conditions of a rule, and those that held before an expression of it failed.
-func conditions(r *ast.Rule, failed *ast.Expr) (held, total int, c Condition) {
+func (t *tracer) conditions(r *ast.Rule, failed *ast.Expr) (held, total int, c Condition) {
 	all, of := conditionsOf(r)
 	if failed.Index >= len(of) {
 		return 0, len(all), Condition{}
@@ -455,7 +456,7 @@ func conditions(r *ast.Rule, failed *ast.Expr) (held, total int, c Condition) {
 				text = body
 			}
 		}
-		c = Condition{Line: l.Row, Text: cut(text, maxText)}
+		c = Condition{Line: l.Row, Text: cut(t.s.source(text), maxText)}
 	}
 	return held, len(all), c
 }
@@ -508,7 +509,7 @@ func (t *tracer) tell(x *Explanation) {
 				x.Omitted++
 				continue
 			}
-			x.Fired = append(x.Fired, Rule{Place: placed(s.rule), Message: m, Values: s.values})
+			x.Fired = append(x.Fired, Rule{Place: t.placed(s.rule), Message: m, Values: s.values})
 		}
 	}
 	for _, s := range near {
@@ -582,7 +583,7 @@ func (t *tracer) trouble(fault error) *Trouble {
 	if e.Location == nil {
 		return out
 	}
-	out.File, out.Line, out.Text = e.Location.File, e.Location.Row, cut(oneLine(e.Location.Text), maxText)
+	out.File, out.Line, out.Text = e.Location.File, e.Location.Row, cut(t.s.source(oneLine(e.Location.Text)), maxText)
 	out.Values = t.read
 	return out
 }

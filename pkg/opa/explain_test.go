@@ -350,6 +350,89 @@ deny contains "nobody" if to_number(input.arguments.password) == input.arguments
 	}
 }
 
+// TestExplainHidesSecretsProperty plants secrets where random policies read: the argument a is called api_token, and of the claims org
+// is called client_secret. Messages are the policy's own words to the caller, and left out.
+func TestExplainHidesSecretsProperty(t *testing.T) {
+	items := someItems()
+	rename := strings.NewReplacer("arguments.a ", "arguments.api_token ", "arguments.a\n", "arguments.api_token\n", "arguments.a;", "arguments.api_token;", "arguments.a)", "arguments.api_token)",
+		"arguments.a]", "arguments.api_token]", "arguments.a}", "arguments.api_token}", "claims.org", "claims.client_secret")
+	shown, masked := 0, 0
+	rapid.Check(t, func(t *rapid.T) {
+		e, err := Load(Options{
+			Modules: []File{{"p.rego", []byte(rename.Replace((&author{t: t}).policy()))}, {"lib.rego", []byte(rename.Replace(library))}},
+			Data:    []File{{"d.json", []byte(`{"grants":{"s1":{"n1":["r1"],"n2":["r1","r2"]},"s2":{"n1":["r2"]}},"one":1}`)}},
+			Timeout: 10 * time.Second,
+		})
+		if err != nil {
+			return
+		}
+		for range 5 {
+			q := someQuestion(t, items)
+			secret := pick(t, "Xk9pQ7", "Zz-81jw", "qqqqqq", "81264537")
+			value := pick(t, `"`+secret+`"`, secretNumber(secret), `{"d":"`+secret+`"}`, `["`+secret+`",1]`, `{"b":"`+secret+`"}`)
+			q.Arguments = []byte(`{"api_token":` + value + `,"b":` + pick(t, value, `1`, `"x`+secret+`y"`) + `,"c":{"d":"` + secret + `"},"list":[` + value + `],"s":"plain text"}`)
+			q.Subject.Claims = []byte(`{"client_secret":"` + secret + `"}`)
+			x, err := e.Explain(t.Context(), q)
+			if err != nil {
+				t.Fatal(err)
+			}
+			x.Reasons = nil
+			for i := range x.Fired {
+				x.Fired[i].Message = ""
+			}
+			b, err := json.Marshal(x)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if text := string(b); strings.Contains(text, secret) || strings.Contains(strings.ToLower(text), strings.ToLower(secret)) {
+				t.Fatalf("%s is told:\n%s\n%s", secret, strings.Join(lines(x), "\n"), q.Arguments)
+			}
+			shown += strings.Count(string(b), `plain text`)
+			masked += strings.Count(string(b), Masked)
+		}
+	})
+	if shown == 0 || masked == 0 {
+		t.Errorf("%d are shown, %d masked", shown, masked)
+	}
+}
+
+// secretNumber is the secret as a number, if it is one.
+func secretNumber(secret string) string {
+	if json.Valid([]byte(secret)) {
+		return secret
+	}
+	return `"` + secret + `"`
+}
+
+// TestExplainHidesLiterals: what a policy compares a credential with is a credential.
+func TestExplainHidesLiterals(t *testing.T) {
+	e := load(t, `package mcpgw.policy
+
+allow if input.arguments.password == "in-the-policy"
+
+allow if input.arguments.headers["X-Api-Key"] == `+"`in-the-policy`"+`
+
+allow if {
+	input.resource.name == "t"
+	input.arguments["token"] in {"in-the-policy", "in-the-policy-2"}
+}
+
+deny contains "no such thing" if input.arguments.plain == "public"
+`)
+	x := explain(t, e, call(tool("t", ""), `{"password": "p", "plain": "public"}`))
+	got, err := json.Marshal(x)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(string(got), "in-the-policy") || !strings.Contains(string(got), `== \"public\"`) {
+		t.Errorf("got %s", got)
+	}
+	x = explain(t, e, call(tool("t", ""), `{"password": "p"}`))
+	if got := strings.Join(lines(x), "\n"); strings.Contains(got, "in-the-policy") || !strings.Contains(got, `input.arguments.password == "…"`) || !strings.Contains(got, `input.arguments.headers["X-Api-Key"] == "…"`) {
+		t.Errorf("got %s", got)
+	}
+}
+
 func TestSecretNames(t *testing.T) {
 	for _, name := range []string{"password", "Passwd", "db_password", "client-secret", "SECRET", "token", "accessToken", "x-api-key", "apikey", "Authorization", "set-cookie", "private_key", "aws_credentials", "pin"} {
 		if !secretName(name) {

@@ -146,6 +146,28 @@ func (s *secrets) tainted(text string) bool {
 	})
 }
 
+// literal is a text as Rego writes it, and element one that is a name on a path.
+var (
+	literal = regexp.MustCompile("\"(?:[^\"\\\\]|\\\\.)*\"|`[^`]*`")
+	element = regexp.MustCompile(`\[\s*"([^"]*)"\s*\]`)
+	word    = regexp.MustCompile(`[A-Za-z0-9_]+`)
+)
+
+// source is a piece of a policy's text. Where it is about a credential, what it is compared with may be one.
+func (s *secrets) source(text string) string {
+	about := slices.ContainsFunc(word.FindAllString(literal.ReplaceAllString(text, ""), -1), secretName)
+	for _, m := range element.FindAllStringSubmatch(text, -1) {
+		about = about || secretName(m[1])
+	}
+	return literal.ReplaceAllStringFunc(text, func(l string) string {
+		plain := l[1 : len(l)-1]
+		if about && !secretName(plain) || s.tainted(plain) {
+			return `"…"`
+		}
+		return l
+	})
+}
+
 // cleanText is a text that may be shown: of an error, say.
 func (s *secrets) cleanText(text string) string {
 	if s.tainted(text) {
@@ -157,7 +179,7 @@ func (s *secrets) cleanText(text string) string {
 // show writes a value that stands under a path.
 func (s *secrets) show(path []string, v ast.Value) string {
 	for i, name := range path {
-		if secretName(name) && !(i == len(path)-1 && counts(name, v)) {
+		if secretName(name) && (i < len(path)-1 || !counts(name, v)) {
 			return Masked
 		}
 	}

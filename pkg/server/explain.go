@@ -124,13 +124,14 @@ func (s *Server) explainRoutes() []admin.Route {
 }
 
 // explainID explains a ruling that is kept, by the policy that ruled.
-func (s *Server) explainID(w http.ResponseWriter, r *http.Request, _ string) {
+func (s *Server) explainID(w http.ResponseWriter, r *http.Request, operator string) {
 	id := r.PathValue("id")
 	kept := s.kept.recent.Get(id)
 	if kept == nil {
 		admin.Fail(w, http.StatusNotFound, unknownID(&s.kept.recent, id))
 		return
 	}
+	s.log.Info("explained", "operator", operator, "decision_id", id)
 	q, ruled := kept.Question, kept.Ruling
 	report := &ExplainReport{
 		ID: id, At: q.Context.Time, Caller: explainedCaller(q.Subject), Call: explainedCall(q), Snapshot: kept.Snapshot,
@@ -190,7 +191,7 @@ func unknownID(kept *decision.Recent, id string) string {
 }
 
 // explainCall explains a call that nobody makes, in the world of now.
-func (s *Server) explainCall(w http.ResponseWriter, r *http.Request, _ string) {
+func (s *Server) explainCall(w http.ResponseWriter, r *http.Request, operator string) {
 	d := json.NewDecoder(r.Body)
 	d.DisallowUnknownFields()
 	var req ExplainRequest
@@ -213,6 +214,7 @@ func (s *Server) explainCall(w http.ResponseWriter, r *http.Request, _ string) {
 		admin.Fail(w, http.StatusUnprocessableEntity, err.Error())
 		return
 	}
+	s.log.Info("explained", "operator", operator, "principal", report.Caller.ID, "method", report.Call.Method, "server", report.Call.Server, "item", report.Call.Item)
 	report.Snapshot = snap.Version()
 	s.answer(w, r, report, engine, q)
 }

@@ -86,7 +86,10 @@ func TestExplain(t *testing.T) {
 		}
 		return id
 	}
-	line := func(part string) int { return 1 + strings.Count(policy[:strings.Index(policy, part)], "\n") }
+	line := func(part string) int {
+		before, _, _ := strings.Cut(policy, part)
+		return 1 + strings.Count(before, "\n")
+	}
 
 	var id string
 	for _, revision := range []string{harness.R20251125, harness.R20260728} {
