@@ -89,11 +89,11 @@ type Trouble struct {
 
 // Bounds of an explanation.
 const (
-	maxExplained = 200       // rules that fired, and as many that came near
-	maxMessages  = 16        // of one rule
-	maxReads     = 16        // of one rule
-	maxAttempts  = 1_000_000 // rule bodies that are followed
-	maxText      = 200       // bytes of an expression's text
+	maxExplained = 200     // rules that fired, and as many that came near
+	maxMessages  = 16      // of one rule
+	maxReads     = 16      // of one rule
+	maxAttempts  = 200_000 // rule bodies that are followed
+	maxText      = 200     // bytes of an expression's text
 )
 
 // Explain rules on a question as Decide does, in the same time, and tells which rules made the ruling and which came near. The ruling
@@ -130,6 +130,8 @@ func (e *Engine) Explain(ctx context.Context, q *policy.Question) (x *Explanatio
 		switch {
 		case errors.Is(err, policy.ErrTimeout):
 			x.Partial = "following the rules took too long"
+		case err != nil && strings.HasPrefix(err.Error(), "panic: "):
+			x.Partial = "following the rules ended in a panic"
 		case fault == nil && (err != nil || !same(again, told)):
 			x.Partial = "the policy reads what changes by itself: these are the rules of a second evaluation, which ended otherwise"
 		case t.lost:
@@ -175,12 +177,6 @@ func obliged(o *policy.Obligations, s *secrets) (out []string) {
 
 // plainly rules on the input; told is the value of the entry point, nil with a fault.
 func (e *Engine) plainly(ctx context.Context, q *policy.Question, input *ast.Term) (r policy.Ruling, told *ast.Term, fault error) {
-	defer func() {
-		if p := recover(); p != nil {
-			fault = fmt.Errorf("panic: %v", p)
-			r = refuse(fault)
-		}
-	}()
 	told, fault = e.run(ctx, q, input, nil, true)
 	if fault == nil && told == nil {
 		fault = errUndefined
@@ -204,6 +200,11 @@ func (e *Engine) run(ctx context.Context, q *policy.Question, input *ast.Term, t
 	if err := ctx.Err(); err != nil || limit <= 0 {
 		return nil, errors.Join(policy.ErrTimeout, err)
 	}
+	defer func() {
+		if p := recover(); p != nil {
+			value, err = nil, fmt.Errorf("panic: %v", p)
+		}
+	}()
 	e.evaluations.Add(1)
 	cancel := topdown.NewCancel()
 	defer time.AfterFunc(limit, cancel.Cancel).Stop()

@@ -303,6 +303,10 @@ allow if { o := {"a": input.arguments.password}; o.a == "p13" }
 
 allow if data.vault[input.arguments.password] == 1
 
+allow if data.vault[hex.encode(input.arguments.password)] == 1
+
+allow if { k := base64.encode(input.arguments.password); data.vault[k].x == 1 }
+
 allow if input.arguments[input.arguments.password] == 1
 
 allow if to_hex(input.arguments.password) == "p14"
@@ -336,7 +340,7 @@ deny contains "nobody" if to_number(input.arguments.password) == input.arguments
 			t.Fatal(err)
 		}
 		text := strings.ToLower(string(b) + strings.Join(lines(x), "\n"))
-		for _, planted := range []string{secret, "zq9", "hunter2", "c00kie", "t0ken-in-url", "abcdefgh12345678", "cl4im", "claim-of-no-use", "68756e746572", "77123477"} {
+		for _, planted := range []string{secret, "zq9", "hunter2", "c00kie", "t0ken-in-url", "abcdefgh12345678", "cl4im", "claim-of-no-use", "68756e746572", "aHVudGVyMi1acTk", "77123477"} {
 			if strings.Contains(text, strings.ToLower(planted)) {
 				t.Errorf("%s is told:\n%s", planted, strings.Join(lines(x), "\n"))
 			}
@@ -470,6 +474,23 @@ func TestExplainIsBounded(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestExplainManySecrets: no number or length of secrets makes explaining slow, or tells one.
+func TestExplainManySecrets(t *testing.T) {
+	e := load(t, "package mcpgw.policy\n\nallow if input.arguments.text == \"x\"\n\nallow if input.arguments.other == 1\n")
+	long := strings.Repeat("secret beginning ", 10_000)
+	x := explain(t, e, call(tool("t", ""), `{"password": "`+long+`", "text": "`+strings.Repeat(".", 100)+long+`", "other": "seen"}`))
+	if got := strings.Join(lines(x), "\n"); strings.Contains(got, "beginning") || !strings.Contains(got, `input.arguments.other = "seen"`) {
+		t.Errorf("got %s", got)
+	}
+	many := strings.Repeat(`"abc",`, 500_000) + `"xyz"`
+	start := time.Now()
+	x = explain(t, e, call(tool("t", ""), `{"password": [`+many+`], "text": "of no use", "other": "seen"}`))
+	if got := strings.Join(lines(x), "\n"); strings.Contains(got, "seen") || strings.Contains(got, "of no use") {
+		t.Errorf("got %s", got)
+	}
+	t.Log(time.Since(start))
 }
 
 // TestExplainRulesAsDecide: random policies and questions; the explanation's ruling is the decision, and following the rules comes to the

@@ -18,6 +18,14 @@ import (
 // Masked stands for a value that is, or may be, a secret.
 const Masked = "masked"
 
+// Bounds of what is looked at. A text is shown from its beginning, so a secret that begins in what is shown lies in the first window bytes
+// with as much of it as is compared.
+const (
+	maxSecret  = 1024
+	maxSecrets = 1000 // of one question; with more, no text is shown
+	window     = 8 << 10
+)
+
 // maxShown is how many bytes of a value are shown.
 const maxShown = 256
 
@@ -28,7 +36,7 @@ const maxShown = 256
 //   - if it looks like a credential by itself;
 //   - if it was computed, the question holds any credential, and it is not plainly something else of the question.
 type secrets struct {
-	values []string            // under names of credentials, lower case
+	values []string            // what stands under names of credentials: the beginnings, lower case
 	clean  map[string]struct{} // scalars that stand elsewhere
 	any    bool
 	claims *ast.Term // all that rules read of them
@@ -108,7 +116,7 @@ func (s *secrets) sort(plain, text string, secret bool) {
 		return
 	}
 	s.any = true
-	s.values = append(s.values, strings.ToLower(plain))
+	s.values = append(s.values, strings.ToLower(plain[:min(len(plain), maxSecret)]))
 }
 
 func isName(s string) bool {
@@ -132,6 +140,10 @@ func namesCredential(o ast.Object) bool {
 
 // tainted reports whether a text is a secret, or holds one.
 func (s *secrets) tainted(text string) bool {
+	if len(s.values) > maxSecrets {
+		return true
+	}
+	text = text[:min(len(text), window)]
 	if secretText.MatchString(text) {
 		return true
 	}
@@ -173,7 +185,7 @@ func (s *secrets) cleanText(text string) string {
 	if s.tainted(text) {
 		return Masked
 	}
-	return cut(text, 2*maxShown)
+	return cut(text, maxShown)
 }
 
 // show writes a value that stands under a path.
@@ -382,9 +394,10 @@ func (c *collector) ref(ref ast.Ref) {
 	}
 }
 
-// ground plugs a reference as far as its elements are known.
-func (c *collector) ground(ref ast.Ref) (out ast.Ref, whole bool) {
+// ground plugs a reference as far as its elements are known; name is how it is written. What is plugged in may have come from an argument.
+func (c *collector) ground(ref ast.Ref) (out ast.Ref, name string) {
 	out = ast.Ref{ref[0]}
+	written := ast.Ref{ref[0]}
 	for _, term := range ref[1:] {
 		p := c.event.Plug(term)
 		if v, ok := p.Value.(ast.Var); ok {
@@ -395,11 +408,17 @@ func (c *collector) ground(ref ast.Ref) (out ast.Ref, whole bool) {
 			}
 		}
 		if !p.IsGround() {
-			return out, false
+			break
 		}
 		out = append(out, p)
+		if _, index := p.Value.(ast.Number); !term.IsGround() && !(index && len(p.Value.String()) < 3) || c.t.s.tainted(p.Value.String()) {
+			if c.t.s.computed("", p.Value) == Masked {
+				p = ast.StringTerm(Masked)
+			}
+		}
+		written = append(written, p)
 	}
-	return out, true
+	return out, written.String()
 }
 
 // path is the names in a reference after its head.
@@ -412,24 +431,8 @@ func path(ref ast.Ref) (names []string) {
 	return names
 }
 
-// called is how a reference is written; what stands in it may have come from an argument.
-func (c *collector) called(ref ast.Ref) string {
-	out := slices.Clone(ref)
-	for i, term := range out[1:] {
-		if name, ok := term.Value.(ast.String); ok && !c.t.s.tainted(string(name)) {
-			continue
-		}
-		out[i+1] = ast.StringTerm(c.t.s.show(nil, term.Value))
-		if n, ok := term.Value.(ast.Number); ok && c.t.s.show(nil, n) != Masked {
-			out[i+1] = term
-		}
-	}
-	return out.String()
-}
-
 func (c *collector) input(ref ast.Ref) {
-	ref, _ = c.ground(ref)
-	name := c.called(ref)
+	ref, name := c.ground(ref)
 	if len(ref) == 1 || ref[1].Value.Compare(ast.String("subject")) == 0 && (len(ref) == 2 || len(ref) == 3 && ref[2].Value.Compare(ast.String("claims")) == 0) {
 		c.add(name, "the whole of it, not shown")
 		return
@@ -447,7 +450,7 @@ func (c *collector) input(ref ast.Ref) {
 }
 
 func (c *collector) data(ref ast.Ref) {
-	ref, _ = c.ground(ref)
+	ref, name := c.ground(ref)
 	e := c.t.e
 	if len(ref) == 1 || len(e.compiler.GetRules(ref)) > 0 {
 		return
@@ -461,11 +464,11 @@ func (c *collector) data(ref ast.Ref) {
 	}
 	v, err := e.store.Read(c.t.ctx, e.txn, at)
 	if err != nil {
-		c.add(c.called(ref), "undefined")
+		c.add(name, "undefined")
 		return
 	}
 	if value, ok := v.(ast.Value); ok {
-		c.add(c.called(ref), c.t.s.show(path(ref), value))
+		c.add(name, c.t.s.show(path(ref), value))
 	}
 }
 
