@@ -46,7 +46,8 @@ func explainCommand() *cobra.Command {
 they read. Values under names like password or token, and whatever repeats them, are masked.
 
 With an ID it explains a ruling of the running gateway, by the policy that ruled then. The ID is "decision_id" in a refusal's
-error.data and in the log, "mcpgw.decision_id" in a trace. How many are kept, and how long, is policy.explain; none outlives a restart.
+error.data and in the log, "mcpgw.decision_id" in a trace, "com.github.mcpgw/decision_id" in the _meta of a refusal that is told as a
+result. How many are kept, and how long, is policy.explain; none outlives a restart.
 
 With --as it explains a call that nobody makes. USER is the id of an API key of the configuration, or "anonymous"; with --role, --scope,
 --tenant, --claim, --issuer, --client or --type it is the subject of a token with these. NAME is what a client at the endpoint calls the

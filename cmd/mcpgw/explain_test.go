@@ -99,14 +99,16 @@ func TestExplainWords(t *testing.T) {
 		want   []string
 	}{
 		{
-			"kept, and replaced", server.ExplainReport{
+			"kept, and replaced",
+			server.ExplainReport{
 				ID: "ABC", At: time.Unix(0, 0).UTC(), Replaced: true, Ruled: &server.ExplainedRuling{Effect: policy.Ask, Reasons: []policy.Reason{{Rule: "ask", Message: "sure?"}}, Revision: "r1"},
 				Caller: server.ExplainedCaller{ID: "ann", Type: "user", Scopes: []string{"a", "b"}, Tenant: "t", Client: "c"}, Note: "the arguments were not kept",
 			},
 			[]string{"A human is asked: sure?", "decision  ABC, 1970-01-01T00:00:00Z", "ann (user), scopes a b, tenant t, client c", "r1, which another has replaced since", "Note: the arguments were not kept."},
 		},
 		{
-			"a policy that failed", server.ExplainReport{
+			"a policy that failed",
+			server.ExplainReport{
 				Before: "max_count must be of type integer",
 				Explanation: &opa.Explanation{
 					Effect: policy.Deny, Fault: &opa.Trouble{Message: "to_number cannot work on this value", File: "p.rego", Line: 3, Text: "to_number(x)", Values: []opa.ReadValue{{Name: "x", Value: `"a"`}}},
@@ -119,7 +121,8 @@ func TestExplainWords(t *testing.T) {
 			},
 		},
 		{
-			"obligations", server.ExplainReport{Explanation: &opa.Explanation{
+			"obligations",
+			server.ExplainReport{Explanation: &opa.Explanation{
 				Effect: policy.Allow, Visible: true, Obligations: []string{"label secret", "redact /a"},
 				Fired: []opa.Rule{{Place: opa.Place{File: "p.rego", Line: 1, Name: "deny", Text: "deny contains msg if"}, Message: "made at run time"}},
 				Near:  []opa.NearMiss{{Distant: true}, {Distant: true}},

@@ -411,10 +411,10 @@ func (c *collector) ground(ref ast.Ref) (out ast.Ref, name string) {
 			break
 		}
 		out = append(out, p)
-		if _, index := p.Value.(ast.Number); !term.IsGround() && !(index && len(p.Value.String()) < 3) || c.t.s.tainted(p.Value.String()) {
-			if c.t.s.computed("", p.Value) == Masked {
-				p = ast.StringTerm(Masked)
-			}
+		_, number := p.Value.(ast.Number)
+		index := number && len(p.Value.String()) < 3
+		if !index && !term.IsGround() && c.t.s.computed("", p.Value) == Masked || c.t.s.tainted(p.Value.String()) {
+			p = ast.StringTerm(Masked)
 		}
 		written = append(written, p)
 	}
