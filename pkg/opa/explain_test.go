@@ -461,7 +461,10 @@ func TestExplainIsBounded(t *testing.T) {
 	for i := range 500 {
 		fmt.Fprintf(&b, "\ndeny contains \"d%d\" if { input.action.name; input.arguments.n == %d }\n", i, i)
 	}
-	e := load(t, b.String())
+	e, err := Load(Options{Modules: []File{{"policy.rego", []byte(b.String())}}, Timeout: time.Minute})
+	if err != nil {
+		t.Fatal(err)
+	}
 	q := call(tool("t", ""), `{"n": 1000, "long": "`+strings.Repeat("long ", 100_000)+`"}`)
 	x := explain(t, e, q)
 	text, err := json.Marshal(x)
