@@ -86,7 +86,7 @@ Asking a gateway needs an operator's key that may explain (admin.operators), or 
 	flags.StringVar(&f.era, "era", "", "modern or legacy; else modern where the server speaks it")
 	flags.StringArrayVar(&f.labels, "label", nil, "a label of the caller's session; may be repeated")
 	flags.BoolVar(&f.offline, "offline", false, "ask no gateway: take policy and endpoints from --config")
-	flags.StringVar(&f.catalog, "catalog", "", "with --offline: a saved catalog that has the item")
+	flags.StringVar(&f.catalog, "catalog", "", "with --offline: a catalog that mcpgw catalog --save wrote, which has the item")
 	flags.StringVar(&f.server, "server", "", "with --offline: the server of an item that no catalog describes")
 	flags.StringArrayVar(&f.annotations, "annotation", nil, "with --server: an annotation of the item, NAME=VALUE; may be repeated")
 	flags.StringArrayVar(&f.tags, "tag", nil, "with --server: a tag of the item; may be repeated")
@@ -230,36 +230,17 @@ func savedItems(file string) ([]*catalog.Item, error) {
 	if len(text) > maxCatalog {
 		return nil, fmt.Errorf("%s: more than %d MiB", file, maxCatalog>>20)
 	}
-	return readItems(file, text)
-}
-
-func readItems(file string, text []byte) ([]*catalog.Item, error) {
-	var saved struct {
-		Items []struct {
-			Server      string          `json:"server"`
-			Kind        catalog.Kind    `json:"type"`
-			Name        string          `json:"name"`
-			Title       string          `json:"title"`
-			Annotations json.RawMessage `json:"annotations"`
-			Claimed     json.RawMessage `json:"claimed"`
-			Tags        []string        `json:"tags"`
-			Digest      string          `json:"digest"`
-			Drift       string          `json:"drift"`
-			Findings    []string        `json:"findings"`
-		} `json:"items"`
-	}
-	if err := json.Unmarshal(text, &saved); err != nil {
-		return nil, fmt.Errorf("%s: no saved catalog: %w", file, err)
+	saved, err := catalog.ReadSaved(text)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w; write one with mcpgw catalog --save", file, err)
 	}
 	var items []*catalog.Item
-	for _, i := range saved.Items {
-		items = append(items, &catalog.Item{
-			Server: i.Server, Kind: i.Kind, Name: i.Name, Title: i.Title, Annotations: i.Annotations, Claimed: i.Claimed,
-			Tags: i.Tags, Digest: i.Digest, Drift: i.Drift, Findings: i.Findings,
-		})
-	}
-	if len(items) == 0 {
-		return nil, fmt.Errorf("%s: holds no items", file)
+	for _, srv := range saved.Servers() {
+		for _, kind := range catalog.Kinds {
+			for _, name := range saved.Names(srv, kind) {
+				items = append(items, saved.Find(srv, kind, name))
+			}
+		}
 	}
 	return items, nil
 }

@@ -78,6 +78,7 @@ func TestExplainMistakes(t *testing.T) {
 		"--offline wants the item":     offline,
 		"name one of them":             append(offline, "--server", "git", "--catalog", "x"),
 		"no such file":                 append(offline, "--catalog", "nowhere.json"),
+		"no saved catalog":             append(offline, "--catalog", quickstart),
 		"--claim wants NAME=VALUE":     append(offline, "--server", "git", "--claim", "hunter2"),
 		"the arguments are no JSON":    append(offline, `[1]`),
 		"the configuration has no ser": append(offline, "--server", "gti"),

@@ -228,7 +228,9 @@ func TestExplain(t *testing.T) {
 			t.Errorf("%v: %s", err, out)
 		}
 		saved := filepath.Join(t.TempDir(), "catalog.json")
-		harness.WriteFile(t, saved, `{"version":"v","items":[{"server":"dual","type":"tool","name":"big"},{"server":"dual","type":"template","name":"test://item/{id}"}]}`)
+		if out, err := exec.Command(harness.Mcpgw(t), "catalog", "--admin", admin, "--save", saved).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
 		out, err = mcpgw("", "--offline", "--catalog", saved, "--as", "reader", "tools/call", "d_big", `{"bytes": 15}`)
 		if err != nil || !strings.Contains(out, "Refused: readers get 1 to 10 bytes") {
 			t.Errorf("%v: %s", err, out)
