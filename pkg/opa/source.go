@@ -323,3 +323,13 @@ func (y *yamlReader) value(n *yaml.Node) (any, error) {
 	}
 	return nil, fmt.Errorf("a value of type %s has no JSON form; put it in quotes", n.Tag)
 }
+
+// Document merges data files to what policies see as data, numbers with all their digits. The error is [Faults].
+func Document(files []File) (map[string]any, error) {
+	document, faults := mergeData(files)
+	if len(faults) > 0 {
+		faults.sort()
+		return nil, faults
+	}
+	return document, nil
+}
