@@ -9,6 +9,6 @@ func policyCommand() *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE:  help,
 	}
-	c.AddCommand(policyInitCommand(), policyCheckCommand(), policyFmtCommand(), policyTestCommand())
+	c.AddCommand(policyInitCommand(), policyCheckCommand(), policyFmtCommand(), policyTestCommand(), policyBundleCommand(), policyStatusCommand())
 	return c
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"strings"
 
+	"github.com/mcpgw/mcpgw/pkg/bundle"
 	"github.com/mcpgw/mcpgw/pkg/config"
 	"github.com/mcpgw/mcpgw/pkg/opa"
 	"github.com/mcpgw/mcpgw/pkg/xds"
@@ -62,7 +63,9 @@ func Check(ctx context.Context, load func() (*config.Config, error)) CheckReport
 		r.Warnings = append(r.Warnings, missingLock(c.Proto.Pins.File))
 	}
 	engine, err := LoadPolicy(c.Proto.Policy)
-	if err != nil {
+	if bundle.Absent(err) {
+		r.Warnings = append(r.Warnings, err.Error()+": the policy was not checked")
+	} else if err != nil {
 		r.Faults = append(r.Faults, lines(err)...)
 	} else {
 		supplied := suppliesAnnotations(c)
@@ -71,6 +74,15 @@ func Check(ctx context.Context, load func() (*config.Config, error)) CheckReport
 				continue
 			}
 			r.Warnings = append(r.Warnings, w.String())
+		}
+	}
+	if shadow := c.Proto.Policy.Shadow; shadow != nil {
+		if _, err := loadPolicy(ctx, shadowSource(shadow), compiler(c.Proto.Policy)); bundle.Absent(err) {
+			r.Warnings = append(r.Warnings, "shadow: "+err.Error()+": the policy was not checked")
+		} else if err != nil {
+			for _, line := range lines(err) {
+				r.Faults = append(r.Faults, "shadow: "+line)
+			}
 		}
 	}
 	for _, e := range endpoints(c.Proto) {

@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"errors"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -27,7 +28,7 @@ func (s *Server) reloads(ctx context.Context) error {
 	}
 	defer func() { _ = w.Close() }() // nothing is read from it any more
 	s.follow(w)
-	var settled <-chan time.Time
+	var settled, again <-chan time.Time
 	for {
 		select {
 		case <-ctx.Done():
@@ -43,15 +44,23 @@ func (s *Server) reloads(ctx context.Context) error {
 		case err := <-w.Errors:
 			s.log.Warn("files are not watched", "error", err)
 		case <-settled:
-			settled = nil
-			s.reload(ctx)
+			settled, again = nil, s.reload(ctx)
 			s.follow(w)
+		case <-again: // a bundle could not be had
+			again = s.reload(ctx)
+			s.follow(w)
+		case o := <-s.offers:
+			o.verdict <- s.activate(o)
+		}
+		if err := s.begin(ctx); err != nil {
+			return err
 		}
 	}
 }
 
-// reload makes the configuration that the files hold the one in force, or says why not.
-func (s *Server) reload(ctx context.Context) {
+// reload makes the configuration that the files hold the one in force, or says why not. again, where not nil, comes when another try is
+// worth it though no file has changed.
+func (s *Server) reload(ctx context.Context) (again <-chan time.Time) {
 	c, err := s.opts.Load()
 	var b *built
 	if err == nil {
@@ -59,7 +68,7 @@ func (s *Server) reload(ctx context.Context) {
 	}
 	if err == nil {
 		if err = s.install(ctx, b); err != nil {
-			b.close()
+			s.abandon(b)
 		}
 	}
 	s.mu.Lock()
@@ -69,20 +78,33 @@ func (s *Server) reload(ctx context.Context) {
 	if err != nil {
 		s.log.Error("the configuration is not taken; the one before stays in force", "error", err)
 	}
+	var u *unfetched
+	if errors.As(err, &u) {
+		return time.After(u.again)
+	}
+	return nil
 }
 
 // files is what the world in force was read from.
 func (s *Server) files() []string {
 	b := s.now()
 	files := slices.Clone(b.config.Files)
-	dir := b.config.Proto.Policy.Directory
+	p := b.config.Proto.Policy
+	for _, dir := range []string{p.Directory, p.Bundle.GetPath(), p.Shadow.GetDirectory(), p.Shadow.GetBundle().GetPath()} {
+		files = append(files, directories(dir)...)
+	}
+	return files
+}
+
+// directories is dir and all below it; nothing if it is none.
+func directories(dir string) (found []string) {
 	_ = filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
 		if err == nil && d.IsDir() {
-			files = append(files, path)
+			found = append(found, path)
 		}
 		return nil // what cannot be read shows when it is loaded
 	})
-	return files
+	return found
 }
 
 // follow watches the directories of all files: a file that is replaced by another keeps its name, not its identity. Mounted secrets

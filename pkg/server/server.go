@@ -96,7 +96,11 @@ type Server struct {
 	open     bool // the gateway serves: the catalog was read once
 	stdio    map[string]*stdio.Server
 	watchers map[string]*upstream.Watcher
-	fault    error // of the last reload
+	fault    error            // of the last reload
+	feeds    map[string]*feed // of bundles that are fetched, by the policy's name; written by the goroutine that changes worlds alone
+
+	offers chan offered // new bundles, for the goroutine that changes worlds
+	begun  bool         // that the gateway serves was said; of the same goroutine
 }
 
 // Run serves until ctx ends, then drains, and returns once nothing of it runs any more. The error says why it could not start or go on.
@@ -115,7 +119,10 @@ func Run(ctx context.Context, o Options) error {
 
 func newServer(ctx context.Context, o Options, c *config.Config) (s *Server, cleanup func(), err error) {
 	p := c.Proto
-	s = &Server{opts: o, log: o.Log, kept: newKept(), started: make(chan struct{}), news: make(chan struct{}, 1), sources: map[string]*catalog.Source{}, stdio: map[string]*stdio.Server{}, watchers: map[string]*upstream.Watcher{}}
+	s = &Server{
+		opts: o, log: o.Log, kept: newKept(), started: make(chan struct{}), news: make(chan struct{}, 1), sources: map[string]*catalog.Source{},
+		stdio: map[string]*stdio.Server{}, watchers: map[string]*upstream.Watcher{}, feeds: map[string]*feed{}, offers: make(chan offered),
+	}
 	dir, temporary, err := runDir(p.Envoy.GetRunDir())
 	if err != nil {
 		return nil, nil, err
@@ -196,6 +203,7 @@ func newServer(ctx context.Context, o Options, c *config.Config) (s *Server, cle
 		Parked: s.gateway.Parked, SpansLost: s.telemetry.Tracing.Lost, AccessLogLost: s.accesslog.Lost,
 		Restarts: s.stdioRestarts, EnvoyRestarts: s.envoyRestarts,
 		Envoys: func() int { return s.publisher.Stats().Connected }, Rejected: func() uint64 { return s.publisher.Stats().Rejected },
+		Bundles: s.bundleCounts,
 	})
 	return s, cleanup, nil
 }
@@ -253,6 +261,7 @@ func (s *Server) run(ctx context.Context, c *config.Config) (err error) {
 	// Workers outlive ctx: streams in flight need them while Envoy drains.
 	crewCtx, stopCrew := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopCrew()
+	defer s.endFeeds() // after all workers
 	s.crew.ctx = crewCtx
 	defer s.crew.stopAll()
 
@@ -269,16 +278,37 @@ func (s *Server) run(ctx context.Context, c *config.Config) (err error) {
 	}
 	if s.opts.Envoy {
 		if err := s.startEnvoy(ctx, c); err != nil {
+			s.abandon(first)
 			return err
 		}
 	}
 	if err := s.install(ctx, first); err != nil {
+		s.abandon(first)
 		return err
 	}
 	s.telemetry.Metrics.Reload(true, time.Now())
 	for _, w := range c.Warnings {
 		s.log.Warn("configuration", "warning", w.Error())
 	}
+	if err := s.missingPolicy(); err != nil {
+		s.log.Error("every call is refused until there is a policy", "error", err)
+	}
+	defer debug.SetGCPercent(debug.SetGCPercent(gcPercent)) // memory is traded for fewer collections, which cost a sixth of an exchange
+	if err := s.begin(ctx); err != nil {
+		return err
+	}
+	err = s.reloads(ctx)
+	s.drain()
+	return err
+}
+
+// begin serves, as soon as there is a policy. Without one nothing is served, and every call refused: a gateway that ended instead would
+// be started again and again, and each start would hide why the one before has failed.
+func (s *Server) begin(ctx context.Context) error {
+	if s.begun || s.now().engine == nil {
+		return nil
+	}
+	s.begun = true
 	s.awaitCatalog(ctx)
 	s.serveWorld()
 	if s.envoy != nil {
@@ -286,14 +316,9 @@ func (s *Server) run(ctx context.Context, c *config.Config) (err error) {
 			return err
 		}
 	}
-	// What starting has left behind is given back; from here on memory is traded for fewer collections, which cost a sixth of an exchange.
-	debug.FreeOSMemory()
-	defer debug.SetGCPercent(debug.SetGCPercent(gcPercent))
+	debug.FreeOSMemory() // what starting has left behind
 	fmt.Fprintln(s.opts.Out, "ready "+s.urls(ctx))
-
-	err = s.reloads(ctx)
-	s.drain()
-	return err
+	return nil
 }
 
 // maxMessage is the largest body that a configuration may allow, and its wrapping: a reload may raise limits.body_bytes, and Envoy holds
@@ -408,6 +433,9 @@ func (s *Server) listenUnix(path string) (net.Listener, error) {
 // ready is nil once a world is in force and served.
 func (s *Server) ready() error {
 	if s.gateway.Snapshot() == nil {
+		if err := s.missingPolicy(); err != nil {
+			return err
+		}
 		return errors.New("starting")
 	}
 	if s.draining.Load() {

@@ -23,30 +23,15 @@ import (
 type built struct {
 	config    *config.Config
 	settings  *gateway.Settings
-	engine    *opa.Engine
+	policy    *loadedPolicy
+	shadow    *loadedPolicy                      // nil without one
+	engine    *opa.Engine                        // of policy; nil while its bundle was never had, and then nothing is served
 	auth      map[string]*identity.Authenticator // by listener
 	endpoints []catalog.Endpoint
 	trust     map[string]catalog.Trust
 	lock      *catalog.Lock // nil without pins
 	resources *xds.Resources
 	routes    gateway.Routes
-}
-
-// LoadPolicy compiles what a configuration names. The error holds every fault.
-func LoadPolicy(p *configv1.Policy) (*opa.Engine, error) {
-	modules, err := opa.ReadDir(p.Directory)
-	if err != nil {
-		return nil, fmt.Errorf("policy: %w", err)
-	}
-	data, err := opa.ReadFiles(p.DataFiles...)
-	if err != nil {
-		return nil, fmt.Errorf("policy data: %w", err)
-	}
-	entry := p.EntryPoint
-	if entry != "" && !strings.HasPrefix(entry, "data.") {
-		entry = "data." + strings.ReplaceAll(entry, "/", ".")
-	}
-	return opa.Load(opa.Options{Modules: modules, Data: data, Entrypoint: entry, Timeout: p.Timeout.AsDuration()})
 }
 
 // build makes a world of a configuration. Nothing that runs is touched.
@@ -57,8 +42,15 @@ func (s *Server) build(ctx context.Context, c *config.Config) (*built, error) {
 	if b.settings, err = settings(c, s.opts.Version); err != nil {
 		errs = append(errs, err)
 	}
-	if b.engine, err = LoadPolicy(c.Proto.Policy); err != nil {
+	if b.policy, err = s.policy(ctx, livePolicy, liveSource(c.Proto.Policy), compiler(c.Proto.Policy)); err != nil {
 		errs = append(errs, err)
+	} else {
+		b.engine = b.policy.engine
+	}
+	if c.Proto.Policy.Shadow != nil {
+		if b.shadow, err = s.policy(ctx, shadowPolicy, shadowSource(c.Proto.Policy.Shadow), compiler(c.Proto.Policy)); err != nil {
+			errs = append(errs, fmt.Errorf("shadow: %w", err))
+		}
 	}
 	var missing bool
 	if b.lock, missing, err = loadLock(c.Proto.Pins); err != nil {
@@ -97,7 +89,7 @@ func (s *Server) build(ctx context.Context, c *config.Config) (*built, error) {
 		}
 	}
 	if err := errors.Join(errs...); err != nil {
-		b.close()
+		s.abandon(b)
 		return nil, err
 	}
 	for name, a := range b.auth { // keys that cannot be read now are read later: other credentials work
@@ -108,6 +100,16 @@ func (s *Server) build(ctx context.Context, c *config.Config) (*built, error) {
 		cancel()
 	}
 	return b, nil
+}
+
+// abandon gives back what a world holds that was never installed.
+func (s *Server) abandon(b *built) {
+	b.close()
+	for _, p := range []*loadedPolicy{b.policy, b.shadow} {
+		if p != nil {
+			s.discard(p.feed)
+		}
+	}
 }
 
 func (b *built) close() {
@@ -166,6 +168,7 @@ func (s *Server) install(ctx context.Context, b *built) error {
 	}
 	s.stopStdio(old, b)
 	s.watch(old, b)
+	s.adopt(b)
 	if old != nil {
 		for name := range old.auth {
 			s.crew.stop("identity " + name)
