@@ -412,6 +412,32 @@ func TestLongPoll(t *testing.T) {
 	}
 }
 
+// TestLongPollAfterOnce: whoever looked once and then follows does not wait for the next poll either.
+func TestLongPollAfterOnce(t *testing.T) {
+	s := newSite(t, false)
+	s.long = true
+	s.put(`"one"`, built(t, "one", nil))
+	src, err := Open(Options{URL: s.URL, Poll: time.Hour, LongPoll: 5 * time.Second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer src.Close()
+	f := &follower{Source: src, log: &syncBuffer{}}
+	if err := src.Once(t.Context(), f.take); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- src.Run(ctx, f.take) }()
+	f.await(t, "the request is held", func() bool { gets, _, _ := s.counts(); return gets == 2 })
+	s.put(`"two"`, built(t, "two", nil))
+	f.awaitRevision(t, "rev-two")
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
 // TestLongPollThatIsNone: a server that promises to hold requests and does not is asked once a second at most.
 func TestLongPollThatIsNone(t *testing.T) {
 	s := newSite(t, false)

@@ -107,7 +107,7 @@ func (s *Source) Once(ctx context.Context, take Take) error { return s.look(ctx,
 func (s *Source) Run(ctx context.Context, take Take) error {
 	failures, wait := 0, time.Duration(0)
 	if s.have {
-		wait = s.pause(s.opts.Poll)
+		wait = s.rest(0, true)
 	}
 	for {
 		select {
@@ -119,7 +119,7 @@ func (s *Source) Run(ctx context.Context, take Take) error {
 		err := s.look(ctx, take)
 		switch after := s.Status(); {
 		case ctx.Err() != nil:
-			return nil
+			return nil //nolint:nilerr // its end is what it was cut off by
 		case err != nil:
 			if said != err.Error() {
 				s.opts.Log.Error("no new policy bundle is taken; what was in force before stays", "source", before.Source, "error", err)
@@ -130,14 +130,21 @@ func (s *Source) Run(ctx context.Context, take Take) error {
 		case before.Error != "" || before.Activated != after.Activated:
 			s.opts.Log.Info("the policy bundle is the newest again", "source", after.Source, "revision", after.Revision, "etag", after.ETag)
 		}
-		failures, wait = 0, s.pause(s.opts.Poll)
-		if s.door.longPoll.Load() && s.opts.LongPoll > 0 {
-			wait = 0
-			if took := time.Since(start); took < time.Second { // a server that does not hold requests is not asked without a pause
-				wait = min(s.opts.Poll, time.Second)
-			}
-		}
+		failures, wait = 0, s.rest(time.Since(start), before.Activated != s.Status().Activated)
 	}
+}
+
+// rest is how long to wait after a good look that took so long. A server that holds requests is asked again soon, but not one that
+// says without waiting that there is nothing new.
+func (s *Source) rest(took time.Duration, news bool) time.Duration {
+	const soon = 20 * time.Millisecond
+	switch {
+	case s.opts.LongPoll <= 0 || !s.door.longPoll.Load():
+		return s.pause(s.opts.Poll)
+	case !news && took < time.Second:
+		return min(s.opts.Poll, time.Second)
+	}
+	return soon
 }
 
 func (s *Source) said() string {

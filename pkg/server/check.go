@@ -63,11 +63,12 @@ func Check(ctx context.Context, load func() (*config.Config, error)) CheckReport
 		r.Warnings = append(r.Warnings, missingLock(c.Proto.Pins.File))
 	}
 	engine, err := LoadPolicy(c.Proto.Policy)
-	if bundle.Absent(err) {
+	switch {
+	case bundle.Absent(err):
 		r.Warnings = append(r.Warnings, err.Error()+": the policy was not checked")
-	} else if err != nil {
+	case err != nil:
 		r.Faults = append(r.Faults, lines(err)...)
-	} else {
+	default:
 		supplied := suppliesAnnotations(c)
 		for _, w := range engine.Warnings() {
 			if w.Kind == opa.Annotations && supplied {

@@ -68,6 +68,13 @@ type feed struct {
 	poll    time.Duration
 }
 
+// bundleFeeds is what a server keeps of bundles.
+type bundleFeeds struct {
+	feeds  map[string]*feed // by the policy's name; only the goroutine that changes worlds writes it, under Server.mu
+	offers chan offered     // new bundles, for that goroutine
+	begun  bool             // the gateway serves; of that goroutine alone
+}
+
 // unfetched is the error of a build that wants a bundle and cannot have it now: worth another try by itself.
 type unfetched struct {
 	err   error
@@ -99,7 +106,12 @@ func compiler(p *configv1.Policy) compile {
 	if entry != "" && !strings.HasPrefix(entry, "data.") {
 		entry = "data." + strings.ReplaceAll(entry, "/", ".")
 	}
-	return func(modules, data []opa.File) (*opa.Engine, error) {
+	return func(modules, data []opa.File) (_ *opa.Engine, err error) {
+		defer func() {
+			if p := recover(); p != nil { // a bundle must not end the gateway
+				err = fmt.Errorf("the policy cannot be compiled: %v", p)
+			}
+		}()
 		return opa.Load(opa.Options{Modules: modules, Data: data, Entrypoint: entry, Timeout: p.Timeout.AsDuration()})
 	}
 }
@@ -192,6 +204,19 @@ func (s *Server) policy(ctx context.Context, name string, p policySource, load c
 	}
 	s.discard(f)
 	return nil, &unfetched{err: fmt.Errorf("policy bundle %s: %w", f.source.Status().Source, err), again: max(f.poll, 5*time.Second)}
+}
+
+// shadowOf is the shadow policy. It changes no ruling, so one that cannot be loaded is told in the status, and is no fault.
+func (s *Server) shadowOf(ctx context.Context, p *configv1.Policy) *loadedPolicy {
+	l, err := s.policy(ctx, shadowPolicy, shadowSource(p.Shadow), compiler(p))
+	if err != nil {
+		s.log.Error("the shadow policy is not taken", "error", err)
+		l = &loadedPolicy{missing: err, status: bundle.Status{Source: p.Shadow.Directory, Error: err.Error(), ErrorTime: time.Now()}}
+		if b := p.Shadow.Bundle; b != nil {
+			l.status.Source = b.GetPath() + b.GetOci() // a URL may hold a secret
+		}
+	}
+	return l
 }
 
 // discard ends a feed that no world uses.

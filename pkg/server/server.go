@@ -96,11 +96,9 @@ type Server struct {
 	open     bool // the gateway serves: the catalog was read once
 	stdio    map[string]*stdio.Server
 	watchers map[string]*upstream.Watcher
-	fault    error            // of the last reload
-	feeds    map[string]*feed // of bundles that are fetched, by the policy's name; written by the goroutine that changes worlds alone
+	fault    error // of the last reload
 
-	offers chan offered // new bundles, for the goroutine that changes worlds
-	begun  bool         // that the gateway serves was said; of the same goroutine
+	bundleFeeds
 }
 
 // Run serves until ctx ends, then drains, and returns once nothing of it runs any more. The error says why it could not start or go on.
@@ -121,8 +119,9 @@ func newServer(ctx context.Context, o Options, c *config.Config) (s *Server, cle
 	p := c.Proto
 	s = &Server{
 		opts: o, log: o.Log, kept: newKept(), started: make(chan struct{}), news: make(chan struct{}, 1), sources: map[string]*catalog.Source{},
-		stdio: map[string]*stdio.Server{}, watchers: map[string]*upstream.Watcher{}, feeds: map[string]*feed{}, offers: make(chan offered),
+		stdio: map[string]*stdio.Server{}, watchers: map[string]*upstream.Watcher{},
 	}
+	s.feeds, s.offers = map[string]*feed{}, make(chan offered)
 	dir, temporary, err := runDir(p.Envoy.GetRunDir())
 	if err != nil {
 		return nil, nil, err

@@ -48,9 +48,7 @@ func (s *Server) build(ctx context.Context, c *config.Config) (*built, error) {
 		b.engine = b.policy.engine
 	}
 	if c.Proto.Policy.Shadow != nil {
-		if b.shadow, err = s.policy(ctx, shadowPolicy, shadowSource(c.Proto.Policy.Shadow), compiler(c.Proto.Policy)); err != nil {
-			errs = append(errs, fmt.Errorf("shadow: %w", err))
-		}
+		b.shadow = s.shadowOf(ctx, c.Proto.Policy)
 	}
 	var missing bool
 	if b.lock, missing, err = loadLock(c.Proto.Pins); err != nil {

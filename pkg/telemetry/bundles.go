@@ -18,6 +18,18 @@ type bundles struct {
 	confirmed, activated, failures *prometheus.Desc
 }
 
+func newBundles(counts func() map[string]BundleCount) *bundles {
+	desc := func(name, help string) *prometheus.Desc {
+		return prometheus.NewDesc(name, help, []string{"policy"}, nil)
+	}
+	return &bundles{
+		counts:    counts,
+		confirmed: desc(metricBundleSuccess, "When the bundle in force was last found to be its source's newest."),
+		activated: desc(metricBundleActive, "When the bundle in force came into force."),
+		failures:  desc(metricBundleFailed, "Looks for a bundle that failed, or brought one that was refused."),
+	}
+}
+
 // Describe names the series.
 func (b *bundles) Describe(c chan<- *prometheus.Desc) {
 	c <- b.confirmed

@@ -82,9 +82,10 @@ type Sources struct {
 	AccessLogLost func() uint64 // entries that found the queue full
 	Restarts      func() uint64 // of stdio children, all together
 	EnvoyRestarts func() uint64
-	Envoys        func() int                    // connected for their configuration
-	Rejected      func() uint64                 // answers in which an Envoy refused configuration
-	Bundles       func() map[string]BundleCount // of bundles that are fetched, by the policy's name: live, shadow
+	Envoys        func() int    // connected for their configuration
+	Rejected      func() uint64 // answers in which an Envoy refused configuration
+
+	Bundles func() map[string]BundleCount // of bundles that are fetched, by the policy's name: live, shadow
 }
 
 // Watch adds sources. It is called once, before the first scrape.
@@ -102,12 +103,7 @@ func (m *Metrics) Watch(s Sources) {
 	total(m.registry, metricRejected, "Configuration that an Envoy refused.", s.Rejected)
 	total(m.registry, metricLogOverflow, "Access-log entries that found the queue full.", s.AccessLogLost)
 	if s.Bundles != nil {
-		m.registry.MustRegister(&bundles{
-			counts:    s.Bundles,
-			confirmed: prometheus.NewDesc(metricBundleConfirmed, "When the bundle in force was last found to be its source's newest.", []string{"policy"}, nil),
-			activated: prometheus.NewDesc(metricBundleActivated, "When the bundle in force came into force.", []string{"policy"}, nil),
-			failures:  prometheus.NewDesc(metricBundleFailures, "Looks for a bundle that failed, or brought one that was refused.", []string{"policy"}, nil),
-		})
+		m.registry.MustRegister(newBundles(s.Bundles))
 	}
 }
 

@@ -333,6 +333,9 @@ func TestMetrics(t *testing.T) {
 		InFlight: func() int64 { return 3 }, Broken: func() uint64 { return 4 }, BodyBytes: func() int64 { return 5 }, Sessions: func() int { return 6 },
 		Streams: func() int { return 7 }, Parked: func() int { return 8 }, SpansLost: func() int64 { return 9 },
 		Restarts: func() uint64 { return 10 }, EnvoyRestarts: func() uint64 { return 11 }, Envoys: func() int { return 12 }, Rejected: func() uint64 { return 13 },
+		Bundles: func() map[string]BundleCount {
+			return map[string]BundleCount{"live": {Confirmed: time.Unix(1700000009, 5e8), Activated: time.Unix(1700000003, 0), Failures: 14}, "shadow": {Failures: 15}}
+		},
 	})
 	tel := &Telemetry{Metrics: m}
 	tel.Observe(call(""), event())
@@ -370,6 +373,8 @@ func TestMetrics(t *testing.T) {
 		`mcpgw_catalog_items{kind="tool"} 12`, `mcpgw_catalog_degraded_servers 1`, `mcpgw_catalog_built_timestamp_seconds 1.7e+09`,
 		`mcpgw_config_last_reload_successful 0`, `mcpgw_config_last_reload_success_timestamp_seconds 1.700000001e+09`,
 		`mcpgw_stdio_restarts_total 10`, `mcpgw_envoy_restarts_total 11`, `mcpgw_envoys_connected 12`, `mcpgw_xds_rejected_total 13`,
+		`mcpgw_bundle_last_success_timestamp_seconds{policy="live"} 1.7000000095e+09`, `mcpgw_bundle_activated_timestamp_seconds{policy="live"} 1.700000003e+09`,
+		`mcpgw_bundle_failures_total{policy="live"} 14`, `mcpgw_bundle_failures_total{policy="shadow"} 15`,
 		`go_goroutines `,
 	} {
 		if !strings.Contains(got, "\n"+want) {
@@ -378,6 +383,9 @@ func TestMetrics(t *testing.T) {
 	}
 	if strings.Contains(got, "access_log_overflow") {
 		t.Error("a source that nobody gave is shown")
+	}
+	if strings.Contains(got, `timestamp_seconds{policy="shadow"}`) {
+		t.Error("a time that has not come is shown")
 	}
 	if strings.Contains(got, "etc/hosts") {
 		t.Error("a resource's URI became a label")
