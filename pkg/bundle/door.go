@@ -87,22 +87,16 @@ func (d *door) RoundTrip(r *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
-// authorize sends our token to the configured server and to nobody else. Another header is one that the registry gave us for itself.
+// authorize sends our token to the configured server and to nobody else. A header that is there is one that a registry gave us for itself.
 func (d *door) authorize(r *http.Request) error {
-	if d.token == nil {
+	if d.token == nil || r.URL.Scheme != d.server.Scheme || r.URL.Host != d.server.Host || r.Header.Get("Authorization") != "" {
 		return nil
 	}
 	token, err := d.token()
 	if err != nil {
 		return fmt.Errorf("token: %w", err)
 	}
-	ours := "Bearer " + token
-	switch same := r.URL.Scheme == d.server.Scheme && r.URL.Host == d.server.Host; {
-	case same && r.Header.Get("Authorization") == "":
-		r.Header.Set("Authorization", ours)
-	case !same && r.Header.Get("Authorization") == ours: // a redirect kept it
-		r.Header.Del("Authorization")
-	}
+	r.Header.Set("Authorization", "Bearer "+token) // on a clone: what follows a redirect does not inherit it
 	return nil
 }
 
