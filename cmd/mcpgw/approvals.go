@@ -92,6 +92,9 @@ answer that was not used yet can be changed. The gateway's log tells who answere
 		Example: "  mcpgw approve XRH2ZCEMBVQUNLQ2KIXJ5ZLDLE --config mcpgw.yaml\n  mcpgw approve --deny XRH2ZCEMBVQUNLQ2KIXJ5ZLDLE",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
+			if args[0] == "" || strings.ContainsAny(args[0], "/.") {
+				return fmt.Errorf("%q is no ID; mcpgw approvals lists those that wait", args[0])
+			}
 			q := &approval.Question{}
 			if err := at.ask(c.Context(), http.MethodPost, "/approvals/"+url.PathEscape(args[0]), server.Approve{Deny: deny}, q); err != nil {
 				return err

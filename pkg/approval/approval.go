@@ -415,11 +415,13 @@ func (h expiring) Swap(i, j int) {
 	h[i], h[j] = h[j], h[i]
 	h[i].index, h[j].index = i, j
 }
+
 func (h *expiring) Push(x any) {
 	e := x.(*entry)
 	e.index = len(*h)
 	*h = append(*h, e)
 }
+
 func (h *expiring) Pop() any {
 	n := len(*h) - 1
 	e := (*h)[n]

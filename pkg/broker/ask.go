@@ -37,7 +37,6 @@ func (c *call) confirm() bool {
 	c.asked.message(fmt.Appendf(nil, `{"jsonrpc":"2.0","id":%s,"method":%q,"params":%s}`, question, mcp.MethodElicit, a.Params))
 	said, cancelled := c.await(ctx, reply)
 	if said == gateway.NoAnswer { // whoever shows the question may stop
-		c.st.answered(question)
 		c.asked.message(fmt.Appendf(nil, `{"jsonrpc":"2.0","method":%q,"params":{"requestId":%s,"reason":"no answer is waited for any more"}}`, mcp.NotifyCancelled, question))
 	}
 	refusal := c.p.Answered(context.WithoutCancel(c.r.Context()), said)

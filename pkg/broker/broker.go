@@ -137,6 +137,7 @@ func (c *call) source() *catalog.Source { return c.p.Snapshot.Catalog.Source(c.p
 // use serves a call: forwarded where client and server are modern, relayed to a server that has sessions as the client has, bridged to one
 // that is modern alone.
 func (c *call) use() {
+	defer c.p.Dropped()
 	if c.p.Asks() != nil {
 		if !c.confirm() {
 			return

@@ -13,8 +13,9 @@ import (
 	"github.com/mcpgw/mcpgw/pkg/upstream"
 )
 
-// forward serves a modern client's call at a modern server, where policy demands that the answer is redacted. It is what the direct lane
-// does, message by message. Leaving is cancelling (2026-07-28, "Transports"): the call at the server ends with the client's.
+// forward serves a modern client's call at a modern server, where policy demands that the answer is redacted, or a human has confirmed
+// the call. It is what the direct lane does, message by message. Leaving is cancelling (2026-07-28, "Transports"): the call at the server
+// ends with the client's.
 func (c *call) forward() {
 	ctx, cancel := context.WithTimeout(c.r.Context(), c.b.CallTotal)
 	defer cancel()

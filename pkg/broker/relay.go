@@ -61,6 +61,7 @@ func (c *call) mine(m *jsonrpc.Message) ([]byte, error) {
 	case m.Kind != jsonrpc.Response:
 		return nil, errors.New("the answer is no response")
 	case string(m.ID) == string(c.p.Message.ID):
+		c.p.Ended(m) // a server may go on with what a human has confirmed
 		return m.Body, nil
 	case m.ID == nil:
 		b := append([]byte(`{"jsonrpc":"2.0","id":`), c.p.Message.ID...)

@@ -108,19 +108,21 @@ func askData(r *policy.Ruling, id string) json.RawMessage {
 	return b
 }
 
-// comesBack reads what a modern client brings along that comes back to a call: the state it was given, and the gateway's own question in it.
+// comesBack reads what a modern client brings along that comes back to a call: the state it was given; id is that state where it is the
+// gateway's own.
 func (x *Exchange) comesBack(m *jsonrpc.Message) (state jsonrpc.Value, id string, back bool) {
 	if x.legacy {
 		return state, "", false
 	}
 	state = m.Params.Get("requestState")
-	s, _ := state.Str()
-	id, ours := strings.CutPrefix(s, statePrefix)
-	if !ours {
-		id = ""
+	if s, _ := state.Str(); strings.HasPrefix(s, statePrefix) && x.Lane != LaneAuthorize {
+		id = s
 	}
-	return state, id, ours || state.Exists() || m.Params.Get("inputResponses").Exists()
+	return state, id, state.Exists() || m.Params.Get("inputResponses").Exists()
 }
+
+// questionOf is the store's id in the gateway's own state.
+func questionOf(state string) string { return strings.TrimPrefix(state, statePrefix) }
 
 // round is how often the client came back. What it brings may be of its own making; then it is once.
 func (x *Exchange) round(m *jsonrpc.Message, q *policy.Question) int {
@@ -129,7 +131,7 @@ func (x *Exchange) round(m *jsonrpc.Message, q *policy.Question) int {
 		return 0
 	}
 	if s := x.g.opts.Approvals; s != nil {
-		return max(1, s.Round(id, q.Subject.Key(), callOf(q), stateDigest(state)))
+		return max(1, s.Round(questionOf(id), q.Subject.Key(), callOf(q), stateDigest(state)))
 	}
 	return 1
 }
@@ -168,30 +170,36 @@ func (x *Exchange) confirm(t *target, m *jsonrpc.Message, q *policy.Question, re
 		if id == "" || refusal != nil {
 			return nil, refusal
 		}
-		return nil, x.needless(m, id)
+		return nil, x.needless(t, m, id)
 	case x.row.Class != mcp.Use || m.Method == mcp.MethodComplete:
 		return nil, unconfirmed("this needs a human's confirmation, which can be given for calls alone", r, "")
-	case !x.Snapshot.Routes.Servers[t.entry.Item.Server]:
+	case x.Lane != LaneAuthorize && !x.Snapshot.Routes.Servers[t.entry.Item.Server]:
 		return nil, upstream(t.entry.Item.Server, "unavailable") // nobody is asked in vain
 	case x.g.opts.Approvals == nil:
 		return nil, refusal
+	}
+	if f := x.oblige(r.Obligations); f != nil {
+		return nil, f // nor for a call that cannot be made as policy wants it
 	}
 	store, who, b := x.g.opts.Approvals, x.Snapshot.Settings.Approvals, binding(q, r)
 	if back && id == "" {
 		grant, err := store.Resume(b, stateDigest(state))
 		if err == nil {
-			return nil, x.granted(m, grant)
+			return nil, x.granted(t, m, grant)
 		}
 	}
 	if who.User && id != "" {
 		return x.answered(t, m, q, id, b)
 	}
-	able := x.canElicit(m)
+	cannot := "this client cannot ask (it declares no elicitation)"
+	if x.Lane == LaneAuthorize { // which can let a request pass as it came, or refuse it
+		cannot = "this gateway cannot ask its user here"
+	}
 	switch {
-	case who.User && able:
+	case who.User && x.Lane != LaneAuthorize && x.canElicit(m):
 		return x.askUser(t, q, b)
 	case !who.Operator:
-		return nil, unconfirmed("this call needs its user's confirmation, and this client cannot ask (it declares no elicitation)", r, "")
+		return nil, unconfirmed("this call needs its user's confirmation, and "+cannot, r, "")
 	}
 	about := x.about(t, q)
 	question, grant, err := store.Request(b, about, who.Limits)
@@ -199,7 +207,7 @@ func (x *Exchange) confirm(t *target, m *jsonrpc.Message, q *policy.Question, re
 	case err != nil:
 		return nil, full(err, r)
 	case grant != nil:
-		return nil, x.granted(m, grant)
+		return nil, x.granted(t, m, grant)
 	}
 	x.Approval, x.ApprovalID = string(question.State), question.ID
 	if question.State == approval.Denied {
@@ -207,7 +215,7 @@ func (x *Exchange) confirm(t *target, m *jsonrpc.Message, q *policy.Question, re
 	}
 	why := "this call needs an operator's confirmation"
 	if who.User {
-		why = "this call needs a human's confirmation, and this client cannot ask (it declares no elicitation)"
+		why = "this call needs a human's confirmation, and " + cannot
 	}
 	return nil, unconfirmed(why+"; an operator can give it with `mcpgw approve "+question.ID+"`, then call again with the same arguments", r, question.ID)
 }
@@ -220,18 +228,24 @@ func full(err error, r *policy.Ruling) *fault.Error {
 }
 
 // granted lets the call pass on a human's word.
-func (x *Exchange) granted(m *jsonrpc.Message, grant *approval.Grant) *fault.Error {
-	f := x.strip(m)
-	if f == nil {
-		f = x.oblige(x.Ruling.Obligations)
-	}
-	if f != nil {
-		grant.Done()
+func (x *Exchange) granted(t *target, m *jsonrpc.Message, grant *approval.Grant) *fault.Error {
+	x.grant = grant
+	if f := x.strip(t, m); f != nil {
 		return f
 	}
-	x.grant = grant
+	if f := x.mark(x.Ruling.Obligations); f != nil {
+		return f
+	}
 	x.Approval, x.ApprovedBy = string(approval.Approved), approver(grant)
 	return nil
+}
+
+// forgo gives up what was confirmed, or asked, of a call that does not happen.
+func (x *Exchange) forgo() {
+	x.grant.Done()
+	if x.asking != nil {
+		x.g.opts.Approvals.Withdraw(x.asking.id, x.asking.binding.Principal)
+	}
 }
 
 // approver is how logs and spans name who approved.
@@ -243,7 +257,7 @@ func approver(g *approval.Grant) string {
 }
 
 // strip takes what is the gateway's own out of a message that goes on to a server.
-func (x *Exchange) strip(m *jsonrpc.Message) *fault.Error {
+func (x *Exchange) strip(t *target, m *jsonrpc.Message) *fault.Error {
 	if _, id, _ := x.comesBack(m); id == "" {
 		return nil
 	}
@@ -264,6 +278,7 @@ func (x *Exchange) strip(m *jsonrpc.Message) *fault.Error {
 		return fault.From(err)
 	}
 	*m, x.stripped = *stripped, true
+	t.value = m.Params.Get(x.row.Param)
 	return nil
 }
 
@@ -289,9 +304,9 @@ func without(body []byte, o jsonrpc.Object, name string) []byte {
 }
 
 // needless serves an answer to a question that policy does not ask any more. A no still is one.
-func (x *Exchange) needless(m *jsonrpc.Message, id string) *fault.Error {
+func (x *Exchange) needless(t *target, m *jsonrpc.Message, id string) *fault.Error {
 	if s := x.g.opts.Approvals; s != nil {
-		s.Withdraw(id, x.Principal.Key())
+		s.Withdraw(questionOf(id), x.Principal.Key())
 	}
 	if said, f := confirmation(m); f != nil {
 		return f
@@ -299,7 +314,7 @@ func (x *Exchange) needless(m *jsonrpc.Message, id string) *fault.Error {
 		x.Approval = string(approval.Denied)
 		return said.refusal(x.Ruling)
 	}
-	return x.strip(m)
+	return x.strip(t, m)
 }
 
 // confirmation finds the user's word on the gateway's question.
@@ -329,11 +344,11 @@ func (x *Exchange) answered(t *target, m *jsonrpc.Message, q *policy.Question, i
 	var grant *approval.Grant
 	var err error
 	if said == NoAnswer {
-		if _, err = store.Waiting(id, b); err == nil {
-			return x.inputRequired(t, q, id)
+		if _, err = store.Waiting(questionOf(id), b); err == nil {
+			return x.inputRequired(t, q, questionOf(id))
 		}
 	} else {
-		grant, err = store.Answer(id, b, said == Yes)
+		grant, err = store.Answer(questionOf(id), b, said == Yes)
 	}
 	switch {
 	case errors.Is(err, approval.ErrChanged):
@@ -343,10 +358,10 @@ func (x *Exchange) answered(t *target, m *jsonrpc.Message, q *policy.Question, i
 	case err != nil:
 		return nil, unconfirmed("this confirmation was used already, has expired or never was; call again without requestState", x.Ruling, "")
 	case said != Yes:
-		x.Approval, x.ApprovedBy = string(approval.Denied), "user"
+		x.Approval = string(approval.Denied)
 		return nil, said.refusal(x.Ruling)
 	}
-	return nil, x.granted(m, grant)
+	return nil, x.granted(t, m, grant)
 }
 
 // canElicit reports whether the client can put a form to its user (2025-06-18 and later, "Elicitation"): it says so in each request, or
@@ -376,10 +391,6 @@ func (x *Exchange) askUser(t *target, q *policy.Question, b approval.Binding) (V
 	x.Approval = string(approval.Pending)
 	if !x.legacy {
 		return x.inputRequired(t, q, id)
-	}
-	if f := x.change(x.Ruling.Obligations); f != nil { // the labels are given with the yes
-		x.g.opts.Approvals.Withdraw(id, b.Principal)
-		return nil, f
 	}
 	x.asking = &Asking{
 		Params: x.elicitation(t, q), Expires: expires, id: id, binding: b, target: *t, question: q.Clone(), ruling: *x.Ruling,
@@ -447,13 +458,12 @@ type Asking struct {
 	asResult bool
 }
 
-// unask forgets the question or the answer of a call that cannot be made after all.
-func (x *Exchange) unask() {
-	x.grant.Done()
-	if x.asking != nil {
-		x.g.opts.Approvals.Withdraw(x.asking.id, x.asking.binding.Principal)
-		x.asking = nil
+// size is what waits of the client's bytes beside its message.
+func (a *Asking) size() int {
+	if a == nil {
+		return 0
 	}
+	return len(a.question.Arguments)
 }
 
 // Asks is the question that has to be answered before the call goes on; nil where there is none.
@@ -519,8 +529,8 @@ func (x *Exchange) reconsider(ctx context.Context, said Answer) *fault.Error {
 	return nil
 }
 
-// Ended is told a server's whole answer to a call of a modern client, so that the rounds that it takes its client through stay part of
-// the call that a human has confirmed. The broker calls it before the client hears the answer, and Dropped where there is none.
+// Ended is told a server's answer to the call as its client sees it, so that the rounds that a server takes a modern client through stay
+// part of the call that a human has confirmed. The broker calls it before the client hears the answer, and Dropped when the call is over.
 func (x *Exchange) Ended(answer *jsonrpc.Message) {
 	if x.grant == nil {
 		return

@@ -33,16 +33,8 @@ type changes struct {
 	remove []string
 }
 
-// oblige takes on what a ruling demands beside the call. What cannot be done refuses.
+// oblige takes on what a ruling demands beside the call, except for labels, which mark gives. What cannot be done refuses.
 func (x *Exchange) oblige(o *policy.Obligations) *fault.Error {
-	if f := x.change(o); f != nil {
-		return f
-	}
-	return x.mark(o)
-}
-
-// change notes what a ruling wants changed.
-func (x *Exchange) change(o *policy.Obligations) *fault.Error {
 	if o == nil {
 		return nil
 	}
@@ -98,8 +90,7 @@ func (x *Exchange) rewrite(t *target, m *jsonrpc.Message) (*jsonrpc.Message, *fa
 	}
 	e := jsonrpc.Edit{Pos: m.Arguments.Pos, Len: len(m.Arguments.Raw), Text: arguments}
 	if !m.Arguments.Exists() {
-		name := m.Params.Get(x.row.Param)
-		e = jsonrpc.Edit{Pos: name.Pos + len(name.Raw), Text: append([]byte(`,"arguments":`), arguments...)}
+		e = jsonrpc.Edit{Pos: t.value.Pos + len(t.value.Raw), Text: append([]byte(`,"arguments":`), arguments...)}
 	}
 	body := jsonrpc.Splice(m.Body, e)
 	if len(body) > most {

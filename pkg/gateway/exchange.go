@@ -36,8 +36,8 @@ type Exchange struct {
 	id       []byte // JSON text of the request's id, once it is known
 	legacy   bool
 	row      mcp.Method
+	changes  changes // that policy demands
 
-	changes  changes         // that policy demands
 	asking   *Asking         // a legacy client's user has to be asked before the call goes on
 	grant    *approval.Grant // a human's yes to this call
 	stripped bool            // what was for the gateway alone is taken out of the message
@@ -267,7 +267,7 @@ func (x *Exchange) use(m *jsonrpc.Message) (Verdict, *fault.Error) {
 	}
 	v, f = x.lane(t, t.sent)
 	if f != nil {
-		x.grant.Done()
+		x.forgo()
 	}
 	return v, f
 }
@@ -297,11 +297,12 @@ func (x *Exchange) judge(m *jsonrpc.Message) (*target, Verdict, *fault.Error) {
 		question, refusal = x.confirm(&t, m, q, x.decide(q))
 	}
 	if refusal == nil && question == nil {
-		if t.sent, refusal = x.rewrite(&t, m); refusal != nil {
-			x.unask()
-		}
+		t.sent, refusal = x.rewrite(&t, m)
 	}
 	if refusal != nil {
+		x.forgo()
+		// A list asks about the first round.
+		q.Context.Round = 0
 		if visible, err := x.Snapshot.Policy.Visible(x.ctx, q); !visible || err != nil { // whatever failed: what cannot be seen is unknown
 			x.Fault = refusal // the true reason: for the record alone
 			return nil, nil, t.unknown()
@@ -323,7 +324,10 @@ func (x *Exchange) decide(q *policy.Question) *fault.Error {
 	case r.Err != nil:
 		return fault.New(fault.Internal, "policy could not rule on this call").Wrap(r.Err)
 	case r.Effect == policy.Allow:
-		return x.oblige(r.Obligations)
+		if f := x.oblige(r.Obligations); f != nil {
+			return f
+		}
+		return x.mark(r.Obligations)
 	}
 	return fault.New(fault.Denied, "%s", r.Public()).With(denial(&r))
 }

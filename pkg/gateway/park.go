@@ -44,7 +44,7 @@ var errLotFull = errors.New("too many exchanges, or too many bytes of them, wait
 func (l *lot) put(x *Exchange, m *jsonrpc.Message) (ticket string, err error) {
 	p := &Parked{Exchange: x, done: func() {}}
 	if m != nil {
-		if n := int64(len(m.Body)); l.bytes != nil {
+		if n := int64(len(m.Body) + x.asking.size()); l.bytes != nil {
 			if !l.bytes.TryAcquire(n) {
 				return "", errLotFull
 			}

@@ -181,8 +181,7 @@ func newServer(ctx context.Context, o Options, c *config.Config) (s *Server, cle
 	s.bodies = limit.NewBytes(int64(l.GetBodiesInFlightBytes()))
 	s.approvals = approval.New(nil)
 	s.gateway, err = gateway.New(gateway.Options{
-		Sessions: s.sessions, Labels: s.labels, Approvals: s.approvals, Bytes: s.bodies, Judged: s.judged,
-		ParkTime: l.GetPark().AsDuration(), SessionLifetime: l.GetSessionLifetime().AsDuration(),
+		Sessions: s.sessions, Approvals: s.approvals, Labels: s.labels, Bytes: s.bodies, Judged: s.judged, ParkTime: l.GetPark().AsDuration(), SessionLifetime: l.GetSessionLifetime().AsDuration(),
 		Failures: limit.NewFailureLimiter(limit.FailureOptions{Burst: int(l.GetFailedCredentialsPerMinute()), Every: time.Minute / time.Duration(max(1, l.GetFailedCredentialsPerMinute()))}),
 	})
 	if err != nil {

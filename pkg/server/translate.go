@@ -168,8 +168,8 @@ func trust(s *configv1.Server) (catalog.Trust, error) {
 func settings(c *config.Config, version string) (*gateway.Settings, error) {
 	p := c.Proto
 	out := &gateway.Settings{
-		Version: c.Version[:8], Name: "mcpgw", Build: version, Depth: int(p.Limits.GetDepth()), BodyBytes: int(p.Limits.GetBodyBytes()),
-		RedactBytes: int(p.Policy.GetRedactBytes()), Approvals: approvals(p.Policy.GetApprovals()),
+		Version: c.Version[:8], Name: "mcpgw", Build: version, Depth: int(p.Limits.GetDepth()), BodyBytes: int(p.Limits.GetBodyBytes()), RedactBytes: int(p.Policy.GetRedactBytes()),
+		Approvals: approvals(p.Policy.GetApprovals()),
 		Listeners: map[string]*gateway.Listener{}, Endpoints: map[string]*gateway.Endpoint{}, Servers: map[string]*gateway.Server{},
 	}
 	for _, l := range p.Listeners {

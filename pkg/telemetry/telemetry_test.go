@@ -80,6 +80,12 @@ func denied() *Exchange {
 	return e
 }
 
+func confirmed() *Exchange {
+	e := event()
+	e.Effect, e.Approval, e.ApprovalID, e.ApprovedBy = "ask", "approved", "Q1", "operator:olga"
+	return e
+}
+
 const (
 	traceID = "0af7651916cd43dd8448eb211c80319c"
 	spanID  = "b7ad6b7169203331"
@@ -144,6 +150,9 @@ func TestDecisionSpan(t *testing.T) {
 		}, absent: []string{"error.type", "gen_ai.prompt.name", "mcpgw.refusal", "mcpgw.policy.rewritten", "mcpgw.policy.redactions"}},
 		{name: "rewritten and redacted", parent: sampled, e: changed, want: true, child: true, attrs: map[string]any{
 			"mcpgw.policy.rewritten": int64(2), "mcpgw.policy.redactions": int64(3),
+		}},
+		{name: "asked, and confirmed", parent: sampled, e: confirmed(), want: true, child: true, attrs: map[string]any{
+			"mcpgw.policy.decision": "ask", "mcpgw.approval": "approved", "mcpgw.approval.id": "Q1", "mcpgw.approval.by": "operator:olga",
 		}},
 		{name: "allowed, not sampled", ratio: 1, parent: dropped, e: event()},
 		{name: "refused, not sampled: exported all the same", parent: dropped, e: denied(), want: true, child: true, attrs: map[string]any{
@@ -282,6 +291,7 @@ func TestLogLine(t *testing.T) {
 			"lane": "answer", "era": "modern", "revision": "2026-07-28", "policy_revision": "r1", "catalog_version": "c1", "body_bytes": 300.0, "reply_bytes": 120.0,
 			"endpoint": "dev", "listener": "main", "snapshot": "s1",
 		}, 0},
+		{"confirmed", confirmed(), "INFO", map[string]any{"effect": "ask", "approval": "approved", "approval_id": "Q1", "approved_by": "operator:olga"}, 0},
 		{"barely anything", &Exchange{DecisionID: "x", Lane: "answer"}, "INFO", map[string]any{"decision_id": "x"}, 6},
 		{"internal", &Exchange{Code: -32603, Refusal: "internal", Cause: errors.New(strings.Repeat("é", 1000))}, "ERROR", map[string]any{"refusal": "internal"}, 0},
 		{"long id", &Exchange{RequestID: `"` + strings.Repeat("x", 4<<20) + `"`}, "INFO", nil, 0},

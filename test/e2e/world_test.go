@@ -23,6 +23,12 @@ const (
 	writer  = "key-of-the-writer"
 )
 
+// Keys of operators: one may approve, the other explain.
+const (
+	operator  = "key-of-the-operator"
+	explainer = "key-of-who-explains"
+)
+
 // soon bounds what should happen at once; it costs time only where a test fails.
 const soon = 10 * time.Second
 
@@ -76,6 +82,7 @@ type setting struct {
 	rest      string            // further top-level members
 	policy    map[string]string // default: policy
 	redact    string            // policy.redact_bytes; default: the gateway's
+	approvals string            // members of policy.approvals
 }
 
 func start(t *testing.T, s setting) *world {
@@ -103,20 +110,20 @@ servers:
 %s
 endpoints:
 %s
-policy: { directory: policy%s }
+policy: { directory: policy, approvals: { %s }%s }
 authentication:
   api_keys:
     - { id: reader, digest: %q, roles: [reader] }
     - { id: another, digest: %q, roles: [reader] }
     - { id: writer, digest: %q, roles: [writer] }
-admin: { address: %q }
+admin: { address: %q, operators: [{ id: olga, digest: %q, may: [approve] }, { id: ede, digest: %q, may: [explain] }] }
 envoy:
   run_dir: %q
   drain_time: 5s
 %s
 %s
-`, indent(s.listener), s.servers, s.endpoints, s.redact, digest(reader), digest(another), digest(writer),
-		"unix:"+filepath.Join(dir, "admin.sock"), filepath.Join(dir, "run"), s.envoy, s.rest)
+`, indent(s.listener), s.servers, s.endpoints, s.approvals, s.redact, digest(reader), digest(another), digest(writer),
+		"unix:"+filepath.Join(dir, "admin.sock"), digest(operator), digest(explainer), filepath.Join(dir, "run"), s.envoy, s.rest)
 	w := &world{Gateway: harness.StartGateway(t, config, s.policy), dir: filepath.Join(dir, "run")}
 	w.Base = strings.TrimSuffix(w.URLs[0], "/mcp")
 	t.Cleanup(func() { w.unharmed(t) }) // before the gateway's own end

@@ -6,7 +6,8 @@
 //   node client.mjs --era legacy call time_get_current_time '{"timezone": "UTC"}'
 //
 // Options: --role reader|writer (reader), --key KEY, --era auto|modern|legacy (auto: what the server can),
-// --url URL (http://127.0.0.1:8080/mcp). It exits 0 when the call succeeded, 1 when it was refused or
+// --url URL (http://127.0.0.1:8080/mcp), --confirm yes|no (its user's answer when it is asked to confirm a
+// call; without it the client cannot ask, and says so). It exits 0 when the call succeeded, 1 when it was refused or
 // failed. Run it with the Node that `make tools` installs, .tools/node/node_modules/.bin/node.
 import { createRequire } from 'node:module';
 import { parseArgs } from 'node:util';
@@ -22,16 +23,26 @@ const { values: options, positionals } = parseArgs({
     key: { type: 'string' },
     era: { type: 'string', default: 'auto' },
     url: { type: 'string', default: 'http://127.0.0.1:8080/mcp' },
+    confirm: { type: 'string' },
   },
 });
 const [command = 'list', name, argumentsText = '{}'] = positionals;
 const mode = { auto: 'auto', legacy: 'legacy', modern: { pin: '2026-07-28' } }[options.era];
 if (!mode || !(command === 'list' || (command === 'call' && name))) {
-  console.error('usage: client.mjs [--role reader|writer] [--key KEY] [--era auto|modern|legacy] [--url URL] list | call NAME [JSON]');
+  console.error('usage: client.mjs [--role reader|writer] [--key KEY] [--era auto|modern|legacy] [--url URL] [--confirm yes|no] list | call NAME [JSON]');
   process.exit(2);
 }
 
-const client = new Client({ name: 'quickstart-client', version: '1.0.0' }, { versionNegotiation: { mode } });
+const client = new Client(
+  { name: 'quickstart-client', version: '1.0.0' },
+  { versionNegotiation: { mode }, capabilities: options.confirm ? { elicitation: {} } : {} },
+);
+if (options.confirm) {
+  client.setRequestHandler('elicitation/create', async request => {
+    console.log(`asked: ${request.params.message}`);
+    return options.confirm === 'yes' ? { action: 'accept', content: { confirm: true } } : { action: 'decline' };
+  });
+}
 const key = options.key ?? `quickstart-${options.role}`;
 try {
   await client.connect(
