@@ -6,11 +6,9 @@ import (
 	"net/http"
 	"strings"
 
-	"github.com/mcpgw/mcpgw/pkg/fault"
 	"github.com/mcpgw/mcpgw/pkg/gateway"
 	"github.com/mcpgw/mcpgw/pkg/jsonrpc"
 	"github.com/mcpgw/mcpgw/pkg/mcp"
-	"github.com/mcpgw/mcpgw/pkg/upstream"
 )
 
 // forward serves a modern client's call at a modern server, where policy demands that the answer is redacted, or a human has confirmed
@@ -26,12 +24,7 @@ func (c *call) forward() {
 		c.fail(gateway.Upstream(c.p.Server, "unavailable"))
 		return
 	}
-	body := c.originBody()
-	header, err := c.modernHeader(body)
-	if err != nil {
-		c.fail(fault.New(fault.BadArguments, "an argument cannot be sent to this server: %v", err))
-		return
-	}
+	body, header := c.originBody(), c.modernHeader()
 	c.p.Unpin() // a call may last half an hour
 	resp, err := client.Do(ctx, body, header)
 	if err != nil {
@@ -42,30 +35,19 @@ func (c *call) forward() {
 	c.forwardResponse(ctx, resp)
 }
 
-// modernHeader is the client's own, as it travels on the direct lane; what repeats the body is made from the body that is sent.
-func (c *call) modernHeader(body []byte) (http.Header, error) {
-	m, err := jsonrpc.Read(body, jsonrpc.Limits{Depth: maxDepth})
-	if err != nil {
-		return nil, err
-	}
-	item := c.p.Entry.Item
-	repeats, err := upstream.ModernHeaders(m, item)
-	if err != nil {
-		return nil, err
-	}
+// modernHeader is the client's own, as it travels on the direct lane. The walk has judged it, and made it say what was rewritten.
+func (c *call) modernHeader() http.Header {
 	to := c.travel(c.p.Server)
 	for name, v := range c.r.Header {
 		if n := strings.ToLower(name); n == "content-language" || strings.HasPrefix(n, "mcp-") && n != mcp.HeaderSession {
 			to[name] = v
 		}
 	}
-	for _, p := range item.Headers {
-		to.Del(mcp.HeaderParamPrefix + p.Name)
+	m, e := c.p.Message, c.p.Entry
+	if (m.Method == mcp.MethodToolsCall || m.Method == mcp.MethodPromptsGet) && e.Public != e.Item.Name {
+		to.Set(mcp.HeaderName, mcp.EncodeHeader(e.Item.Name))
 	}
-	for name, v := range repeats {
-		to[name] = v
-	}
-	return to, nil
+	return to
 }
 
 // shown are the headers of a server that its client sees; Envoy adds others of its own.

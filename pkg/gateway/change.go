@@ -1,11 +1,14 @@
 package gateway
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 
+	"github.com/mcpgw/mcpgw/pkg/catalog"
 	"github.com/mcpgw/mcpgw/pkg/edit"
 	"github.com/mcpgw/mcpgw/pkg/fault"
 	"github.com/mcpgw/mcpgw/pkg/jsonrpc"
@@ -103,7 +106,7 @@ func (x *Exchange) rewrite(t *target, m *jsonrpc.Message) (*jsonrpc.Message, *fa
 	if f := x.fits(t, m, out); f != nil {
 		return nil, f
 	}
-	if err := x.mirror(t, out); err != nil {
+	if err := x.mirror(t, m, out); err != nil {
 		return nil, unchangeable(fmt.Errorf("rewrite: %w", err))
 	}
 	t.value = out.Params.Get(x.row.Param)
@@ -129,17 +132,19 @@ func (x *Exchange) fits(t *target, before, after *jsonrpc.Message) *fault.Error 
 	return unchangeable(fmt.Errorf("rewrite: %w", f))
 }
 
-// mirror makes the headers that repeat arguments say what these say now.
-func (x *Exchange) mirror(t *target, m *jsonrpc.Message) error {
-	item := t.entry.Item
-	if x.legacy || len(item.Headers) == 0 || m.Method != mcp.MethodToolsCall {
+// mirror makes the headers that repeat arguments which were rewritten say what these say now. The client's others stay.
+func (x *Exchange) mirror(t *target, before, after *jsonrpc.Message) error {
+	if x.legacy || after.Method != mcp.MethodToolsCall {
 		return nil
 	}
-	said, err := servers.ModernHeaders(m, item)
+	touched := &catalog.Item{Headers: slices.DeleteFunc(slices.Clone(t.entry.Item.Headers), func(p mcp.ParamHeader) bool {
+		return bytes.Equal(at(before.Arguments, p.Path).Raw, at(after.Arguments, p.Path).Raw)
+	})}
+	said, err := servers.ModernHeaders(after, touched)
 	if err != nil {
 		return err
 	}
-	for _, p := range item.Headers {
+	for _, p := range touched.Headers {
 		name := mcp.HeaderParamPrefix + strings.ToLower(p.Name)
 		if v := said[http.CanonicalHeaderKey(name)]; len(v) > 0 {
 			x.changes.set = append(x.changes.set, HeaderLine{name, v[0]})

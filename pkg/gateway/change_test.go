@@ -46,6 +46,8 @@ redact contains {"path": "/structuredContent/a"} if input.resource.name == "card
 
 rewrite contains {"path": "/max", "value": 1} if input.resource.name == "card"
 
+rewrite contains {"path": "/text", "value": "y"} if input.resource.name == "plainer"
+
 label contains "seen" if input.resource.name == "label"
 `
 
@@ -63,7 +65,7 @@ func changer(t testing.TB) *gateway.Gateway {
 	t.Cleanup(auth.Close)
 	src := &catalog.Source{Server: "s", Modern: true, Revisions: []mcp.Revision{mcp.R20260728}}
 	var tools [][]byte
-	for _, name := range []string{"search", "hidden", "wrong", "deep", "long", "card", "label", "plain"} {
+	for _, name := range []string{"search", "hidden", "wrong", "deep", "long", "card", "label", "plain", "plainer"} {
 		tools = append(tools, fmt.Appendf(nil, `{"name":%q,"inputSchema":{"type":"object","properties":{"max":{"type":"integer","x-mcp-header":"Max"},"tenant":{"type":"string","x-mcp-header":"Tenant"},"text":{"type":"string"}}}}`, name))
 	}
 	for kind, definitions := range map[catalog.Kind][][]byte{
@@ -156,6 +158,10 @@ func TestRewrite(t *testing.T) {
 			call, "search", `, "arguments" : { "n":1.0, "max":100 ,"text":"http://a\/"}`,
 			[][2]string{{"mcp-param-max", "100"}},
 			`, "arguments" : { "n":1.0, "max":50 ,"text":"https://a/","tenant":"blue"}`, "mcp-name=search mcp-param-max=50 mcp-param-tenant=blue", "", 3,
+		},
+		"a header that says more than a double": {
+			call, "plainer", `,"arguments":{"max":9007199254740993,"text":"x"}`, [][2]string{{"mcp-param-max", "9007199254740993.0"}},
+			`,"arguments":{"max":9007199254740993,"text":"y"}`, "mcp-name=plainer", "", 1,
 		},
 		"no arguments":             {call, "search", ``, nil, `,"arguments":{"max":50,"tenant":"blue"}`, "mcp-name=search mcp-param-max=50 mcp-param-tenant=blue", "", 2},
 		"a prompt":                 {get, "greet", `,"arguments":{"who":"me"}`, nil, `,"arguments":{"who":"you"}`, "mcp-name=greet", "", 1},

@@ -396,7 +396,10 @@ func (x *Exchange) toBroker(m *jsonrpc.Message) (Verdict, *fault.Error) {
 	if err != nil {
 		return nil, fault.New(fault.Overload, "too many requests wait for a server; try again").Wrap(err)
 	}
-	fw := &Forward{Backend: BackendBroker, Set: []HeaderLine{{HeaderTicket, ticket}}, Remove: removals(x.header, x.Snapshot.Settings.Servers[x.Server]), Facts: x.facts()}
+	fw := &Forward{
+		Backend: BackendBroker, Set: append([]HeaderLine{{HeaderTicket, ticket}}, x.changes.set...),
+		Remove: append(removals(x.header, x.Snapshot.Settings.Servers[x.Server]), x.changes.remove...), Facts: x.facts(),
+	}
 	if m != nil {
 		fw.Body = []byte{}
 	}

@@ -361,7 +361,7 @@ func TestRedactionCoversTheStandingStream(t *testing.T) {
 	front := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 		if q.Method != http.MethodGet {
 			body, _ := io.ReadAll(q.Body)
-			if strings.Contains(string(body), `"error"`) {
+			if strings.Contains(string(body), `"error"`) || strings.Contains(string(body), `"decline"`) {
 				answered <- string(body)
 			}
 			q.Body = io.NopCloser(strings.NewReader(string(body)))
@@ -422,6 +422,23 @@ func TestRedactionCoversTheStandingStream(t *testing.T) {
 		}
 	case <-time.After(soon):
 		t.Error("the server waits for an answer")
+	}
+	aside(`{"jsonrpc":"2.0","id":2,"method":"elicitation/create","params":{"message":"` + cardNumber + `?","requestedSchema":{"type":"object","properties":{}}}}`)
+	var question struct {
+		ID     json.RawMessage
+		Params struct{ Message string }
+	}
+	if err := json.Unmarshal(s.Until(t, "elicitation/create", soon), &question); err != nil || question.Params.Message != "[card]?" {
+		t.Errorf("the client is asked %q (%v)", question.Params.Message, err)
+	}
+	c.Respond(t, string(question.ID), map[string]any{"action": "decline"})
+	select {
+	case got := <-answered:
+		if !strings.Contains(strings.ReplaceAll(got, " ", ""), `"id":2`) {
+			t.Errorf("the server hears %s", got)
+		}
+	case <-time.After(soon):
+		t.Error("the server hears no answer")
 	}
 	aside(log)
 	said(strings.Replace(log, cardNumber, "[card]", 1))
