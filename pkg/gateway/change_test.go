@@ -160,7 +160,8 @@ func TestRewrite(t *testing.T) {
 			`, "arguments" : { "n":1.0, "max":50 ,"text":"https://a/","tenant":"blue"}`, "mcp-name=search mcp-param-max=50 mcp-param-tenant=blue", "", 3,
 		},
 		"a header that says more than a double": {
-			call, "plainer", `,"arguments":{"max":9007199254740993,"text":"x"}`, [][2]string{{"mcp-param-max", "9007199254740993.0"}},
+			call, "plainer", `,"arguments":{"max":9007199254740993,"text":"x"}`,
+			[][2]string{{"mcp-param-max", "9007199254740993.0"}},
 			`,"arguments":{"max":9007199254740993,"text":"y"}`, "mcp-name=plainer", "", 1,
 		},
 		"no arguments":             {call, "search", ``, nil, `,"arguments":{"max":50,"tenant":"blue"}`, "mcp-name=search mcp-param-max=50 mcp-param-tenant=blue", "", 2},
