@@ -18,8 +18,7 @@ import (
 
 // Keys of the operators.
 const (
-	explainer = "key-of-who-may-explain"
-	approver  = "key-of-who-may-approve"
+	approver = "key-of-who-may-approve"
 )
 
 // explaining is how many rulings the gateway of TestExplain keeps.
