@@ -9,6 +9,7 @@ func policyCommand() *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE:  help,
 	}
-	c.AddCommand(policyInitCommand(), policyCheckCommand(), policyFmtCommand(), policyTestCommand(), policyBundleCommand(), policyStatusCommand())
+	c.AddCommand(policyInitCommand(), policyCheckCommand(), policyFmtCommand(), policyTestCommand(), policyBundleCommand(), policyStatusCommand(),
+		policyShadowCommand(), policyPromoteCommand(), policyReplayCommand())
 	return c
 }

@@ -60,6 +60,11 @@ func LoadWith(path, mcpServers string) (*Config, error) {
 	if err != nil {
 		return nil, Faults{{File: path, Message: err.Error(), Remedy: "name a YAML file"}}
 	}
+	return ParseWith(path, data, mcpServers)
+}
+
+// ParseWith is Parse with the servers of an mcpServers file behind the configuration's own.
+func ParseWith(path string, data []byte, mcpServers string) (*Config, error) {
 	foreign, err := readBounded(mcpServers, MaxBytes)
 	if err != nil {
 		return nil, Faults{{File: mcpServers, Message: err.Error(), Remedy: "name a JSON file with mcpServers"}}

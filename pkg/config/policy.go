@@ -5,6 +5,7 @@ import (
 	"net/url"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	configv1 "github.com/mcpgw/mcpgw/proto/mcpgw/config/v1"
 )
@@ -22,6 +23,11 @@ func (c *checker) policy() {
 		c.resolve(&l.File)
 		if !l.Console && l.File == "" && l.Url == "" {
 			c.fault("policy.decision_log", "names no place to write to", "write one of console: true, file: PATH, url: https://HOST")
+		}
+		for _, dir := range []string{p.Directory, p.GetShadow().GetDirectory()} {
+			if rel, err := filepath.Rel(dir, l.File); dir != "" && l.File != "" && err == nil && !strings.HasPrefix(rel, "..") {
+				c.fault("policy.decision_log.file", "lies in a policy's directory, so that every entry would reload it", "name a file elsewhere")
+			}
 		}
 		if l.Url != "" {
 			c.serviceURL("policy.decision_log.url", l.Url)

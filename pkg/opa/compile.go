@@ -65,6 +65,8 @@ func Load(opts Options) (*Engine, error) {
 		return nil, Faults{{Message: err.Error()}}
 	}
 	modules, own, more := parse(ship, opts.Modules, false)
+	faults = append(faults, more...)
+	e.logRules, more = logRules(opts.Modules)
 	if faults = append(faults, more...); len(faults) > 0 {
 		faults.sort()
 		return nil, faults
@@ -82,7 +84,7 @@ func Load(opts Options) (*Engine, error) {
 	}
 
 	all := walk(e.compiler, entry)
-	e.selection = choose(all)
+	e.selection, e.paths = choose(all), all.paths
 	for _, path := range e.selection.volatile {
 		e.unremembered = append(e.unremembered, "input."+path)
 	}
@@ -144,6 +146,8 @@ func parse(ship, user []File, tests bool) (modules map[string]*ast.Module, own m
 			continue
 		case m == nil:
 			continue // an empty file
+		case i >= len(ship) && aside(m):
+			continue // see logrules.go
 		}
 		if i >= len(ship) {
 			if modules[f.Name] != nil {

@@ -35,6 +35,8 @@ type Engine struct {
 	ruling           *question
 	allow, deny, ask *question // only if main
 
+	logRules     []File     // of package system.log
+	paths        [][]string // of the question, that a ruling can depend on
 	selection    selection
 	unremembered []string // why rulings depend on more than what keys hold
 	reusable     bool     // they do not
@@ -315,9 +317,20 @@ func (e *Engine) callKey(q *policy.Question, w *scratch) ([32]byte, error) {
 	return sha256.Sum256(b), err
 }
 
-// itemKey is what keys hold of an item, as one engine sees it. After a reload another engine replaces it.
+// itemKey is what keys hold of an item, as the two engines see it that asked last: a policy and its shadow. After a reload others
+// replace them.
 type itemKey struct {
-	p atomic.Pointer[engineItem]
+	last, other atomic.Pointer[engineItem]
+}
+
+// of finds what an engine made, nil if it did not or was replaced.
+func (k *itemKey) of(engine *byte) *engineItem {
+	for _, p := range [...]*atomic.Pointer[engineItem]{&k.last, &k.other} {
+		if i := p.Load(); i != nil && i.engine == engine {
+			return i
+		}
+	}
+	return nil
 }
 
 type engineItem struct {
@@ -328,11 +341,11 @@ type engineItem struct {
 
 func (e *Engine) appendItem(b []byte, i *catalog.Item, w *scratch) ([]byte, error) {
 	p := preparedOf(i)
-	k := p.key.p.Load()
-	if k == nil || k.engine != e.identity {
+	k := p.key.of(e.identity)
+	if k == nil {
 		k = &engineItem{engine: e.identity}
 		k.key, k.err = e.selection.appendItem(nil, i, w)
-		p.key.p.Store(k)
+		p.key.other.Store(p.key.last.Swap(k))
 	}
 	return append(b, k.key...), k.err
 }

@@ -10,7 +10,7 @@ import (
 
 // routes is what operators may ask and do.
 func (s *Server) routes() []admin.Route {
-	return slices.Concat(s.approvalRoutes(), s.explainRoutes(), []admin.Route{s.pinsRoute(), s.statusRoute()})
+	return slices.Concat(s.approvalRoutes(), s.explainRoutes(), s.shadowRoutes(), []admin.Route{s.pinsRoute(), s.statusRoute()})
 }
 
 // operators are those of the configuration in force.

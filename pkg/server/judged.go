@@ -1,6 +1,7 @@
 package server
 
 import (
+	"github.com/mcpgw/mcpgw/pkg/decision"
 	"github.com/mcpgw/mcpgw/pkg/gateway"
 	"github.com/mcpgw/mcpgw/pkg/policy"
 )
@@ -8,8 +9,14 @@ import (
 // judged hands every ruling on a call to whoever keeps, logs or compares it. It is on the way of every call: it must not wait, and keep
 // nothing of the question after it has returned.
 func (s *Server) judged(q *policy.Question, r *policy.Ruling, snap *gateway.Snapshot) {
-	if !s.kept.recent.Keeps() {
+	d := s.decisions.Load()
+	wanted := d != nil && (d.log != nil || d.compare)
+	if !wanted && !s.kept.recent.Keeps() {
 		return
 	}
-	s.kept.recent.Add(q.Clone(), r, snap.Policy, snap.Version())
+	q = q.Clone() // one for all: nobody changes it
+	s.kept.recent.Add(q, r, snap.Policy, snap.Version())
+	if wanted {
+		d.put(s.shadow, decision.Entry{Question: q, Ruling: *r})
+	}
 }

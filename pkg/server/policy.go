@@ -206,7 +206,8 @@ func (s *Server) policy(ctx context.Context, name string, p policySource, load c
 	return nil, &unfetched{err: fmt.Errorf("policy bundle %s: %w", f.source.Status().Source, err), again: max(f.poll, 5*time.Second)}
 }
 
-// shadowOf is the shadow policy. It changes no ruling, so one that cannot be loaded is told in the status, and is no fault.
+// shadowOf is the shadow policy. It changes no ruling, so one that cannot be loaded is told in the status, and is no fault: the one
+// before, if there is one, is compared on.
 func (s *Server) shadowOf(ctx context.Context, p *configv1.Policy) *loadedPolicy {
 	l, err := s.policy(ctx, shadowPolicy, shadowSource(p.Shadow), compiler(p))
 	if err != nil {
@@ -214,6 +215,9 @@ func (s *Server) shadowOf(ctx context.Context, p *configv1.Policy) *loadedPolicy
 		l = &loadedPolicy{missing: err, status: bundle.Status{Source: p.Shadow.Directory, Error: err.Error(), ErrorTime: time.Now()}}
 		if b := p.Shadow.Bundle; b != nil {
 			l.status.Source = b.GetPath() + b.GetOci() // a URL may hold a secret
+		}
+		if old := s.now(); old != nil && old.shadow != nil {
+			l.engine, l.modules, l.data = old.shadow.engine, old.shadow.modules, old.shadow.data
 		}
 	}
 	return l
@@ -342,8 +346,8 @@ func (s *Server) activate(o offered) error {
 	if err != nil {
 		return err
 	}
-	o.feed.content = o.content
 	if was.engine != nil && was.engine.Revision() == engine.Revision() {
+		o.feed.content = o.content
 		return nil // another revision in the manifest alone: what is cached stays good
 	}
 	next := *old
@@ -353,6 +357,10 @@ func (s *Server) activate(o offered) error {
 	} else {
 		next.policy, next.engine = p, engine
 	}
+	if err := s.buildDecisions(context.Background(), &next); err != nil { // the rules that mask its log are a part of a policy
+		return err
+	}
+	o.feed.content = o.content
 	s.swap(&next)
 	s.log.Info("a policy bundle is in force", "policy", o.name, "policy_revision", engine.Revision(), "bundle_revision", o.content.Revision,
 		"etag", o.content.ETag, "signed", o.content.Signed, "took", time.Since(start))

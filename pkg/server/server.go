@@ -31,6 +31,7 @@ import (
 	"github.com/mcpgw/mcpgw/pkg/broker"
 	"github.com/mcpgw/mcpgw/pkg/catalog"
 	"github.com/mcpgw/mcpgw/pkg/config"
+	"github.com/mcpgw/mcpgw/pkg/decision"
 	"github.com/mcpgw/mcpgw/pkg/envoyproc"
 	"github.com/mcpgw/mcpgw/pkg/extauthz"
 	"github.com/mcpgw/mcpgw/pkg/extproc"
@@ -84,6 +85,9 @@ type Server struct {
 	crew      *crew
 	envoy     *envoyproc.Process // nil without Envoy; written once, before started is closed
 	slow      *http.Server       // serves the broker
+	shadow    *decision.Shadow
+	decisions atomic.Pointer[decisions] // of the world in force
+	logLost   atomic.Uint64             // decision log entries
 	draining  atomic.Bool
 	started   chan struct{} // closed when the child Envoy is there
 	news      chan struct{} // holds one where something was learned of a server
@@ -196,12 +200,16 @@ func newServer(ctx context.Context, o Options, c *config.Config) (s *Server, cle
 	s.accesslog = accesslog.New(accesslog.Options{Report: s.outcome, MaxAge: l.GetCallTotal().AsDuration() + 5*time.Minute})
 	s.egress = egressTransport(s.sockets.Egress)
 	s.crew = newCrew(ctx, s.log)
+	s.newShadow()
 	s.telemetry.Metrics.Watch(telemetry.Sources{
 		InFlight: s.extproc.InFlight, Broken: s.extproc.Broken, BodyBytes: s.bodies.InUse, Sessions: s.sessions.Len, Streams: s.streams.InUse,
 		Parked: s.gateway.Parked, SpansLost: s.telemetry.Tracing.Lost, AccessLogLost: s.accesslog.Lost,
 		Restarts: s.stdioRestarts, EnvoyRestarts: s.envoyRestarts,
-		Envoys: func() int { return s.publisher.Stats().Connected }, Rejected: func() uint64 { return s.publisher.Stats().Rejected },
-		Bundles: s.bundleCounts,
+		DecisionLogLost: s.logLost.Load, ShadowCompared: func() uint64 { return s.shadow.Counts().Compared },
+		ShadowFailed: func() uint64 { return s.shadow.Counts().Failed }, ShadowSkipped: func() uint64 { return s.shadow.Counts().Skipped },
+		ShadowLoaded: s.shadowLoaded,
+		Bundles:      s.bundleCounts,
+		Envoys:       func() int { return s.publisher.Stats().Connected }, Rejected: func() uint64 { return s.publisher.Stats().Rejected },
 	})
 	return s, cleanup, nil
 }
@@ -270,6 +278,7 @@ func (s *Server) run(ctx context.Context, c *config.Config) (err error) {
 	s.crew.start("explain", s.kept.recent.Run)
 	s.crew.start("accesslog", s.accesslog.Run)
 	s.crew.start("rouse", s.rouse)
+	s.crew.start("shadow", s.shadow.Run)
 	first, err := s.build(ctx, c)
 	if err != nil {
 		return err
@@ -450,6 +459,10 @@ type CatalogReport struct {
 	*catalog.Report
 	Configuration string `json:"configuration"`   // version in force
 	Fault         string `json:"fault,omitempty"` // why the last reload was refused
+
+	Policy      string `json:"policy,omitempty"`       // revision of the policy in force
+	Shadow      string `json:"shadow,omitempty"`       // of the one that is compared with it
+	ShadowFault string `json:"shadow_fault,omitempty"` // why the one that is configured is not compared
 }
 
 func (s *Server) catalogReport() any {
@@ -461,6 +474,10 @@ func (s *Server) catalogReport() any {
 	}
 	if s.world != nil && s.open {
 		r.Configuration = s.world.config.Version
+		if s.world.engine != nil {
+			r.Policy = s.world.engine.Revision()
+		}
+		r.Shadow, r.ShadowFault = s.shadow.Status()
 		r.Report = s.gateway.Snapshot().Catalog.Report()
 	}
 	return r

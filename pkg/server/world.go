@@ -32,6 +32,7 @@ type built struct {
 	lock      *catalog.Lock // nil without pins
 	resources *xds.Resources
 	routes    gateway.Routes
+	decisions decisions // what hears of rulings
 }
 
 // build makes a world of a configuration. Nothing that runs is touched.
@@ -86,6 +87,11 @@ func (s *Server) build(ctx context.Context, c *config.Config) (*built, error) {
 			b.settings.Listeners[l.Name].Auth = a
 		}
 	}
+	if len(errs) == 0 {
+		if err := s.buildDecisions(ctx, b); err != nil {
+			errs = append(errs, err)
+		}
+	}
 	if err := errors.Join(errs...); err != nil {
 		s.abandon(b)
 		return nil, err
@@ -111,6 +117,7 @@ func (s *Server) abandon(b *built) {
 }
 
 func (b *built) close() {
+	b.decisions.close()
 	for _, a := range b.auth {
 		a.Close()
 	}
@@ -164,6 +171,7 @@ func (s *Server) install(ctx context.Context, b *built) error {
 			return err
 		}
 	}
+	s.installDecisions(b)
 	s.stopStdio(old, b)
 	s.watch(old, b)
 	s.adopt(b)
@@ -221,6 +229,7 @@ func (s *Server) swap(b *built) {
 	}
 	s.sources, s.world = sources, b
 	s.keepRulings(old, b)
+	s.swapDecisions(b)
 	if s.open {
 		s.swapSnapshot()
 	}

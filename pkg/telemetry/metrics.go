@@ -17,10 +17,10 @@ type Metrics struct {
 	registry *prometheus.Registry
 	known    names
 
-	decisions, refusals, body, outcomes, lost *prometheus.CounterVec
-	exchange, policy, operation               *prometheus.HistogramVec
-	items                                     *prometheus.GaugeVec
-	degraded, built, reload, reloaded         prometheus.Gauge
+	decisions, refusals, body, outcomes, lost, shadow *prometheus.CounterVec
+	exchange, policy, operation                       *prometheus.HistogramVec
+	items                                             *prometheus.GaugeVec
+	degraded, built, reload, reloaded                 prometheus.Gauge
 }
 
 // Bounds in seconds. The conventions' begin at 10 ms; our own work takes a hundredth of that.
@@ -58,10 +58,11 @@ func NewMetrics() *Metrics {
 		reload:   gauge(metricReload, "Whether the last attempt to load the configuration succeeded."),
 		reloaded: gauge(metricReloadTime, "When the configuration in force was loaded."),
 		outcomes: counter(metricOutcomes, "Ends of exchanges as Envoy saw them; unknown = decided, but never heard of again.", "outcome", "method", "server"),
+		shadow:   counter(metricShadow, "Rulings that the shadow policy would change, by effect and obligations of both.", "action", "server", "item", "live", "shadow"),
 		lost:     counter(metricLogLost, "Access-log entries and decisions that could not be joined.", "reason"),
 	}
 	m.registry.MustRegister(m.decisions, m.refusals, m.body, m.exchange, m.policy, m.operation, m.items, m.degraded, m.built, m.reload, m.reloaded,
-		m.outcomes, m.lost, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+		m.outcomes, m.lost, m.shadow, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
 
@@ -80,6 +81,13 @@ type Sources struct {
 	Parked        func() int // exchanges that wait for the broker
 	SpansLost     func() int64
 	AccessLogLost func() uint64 // entries that found the queue full
+
+	DecisionLogLost func() uint64 // entries that some output of the decision log did not get
+	ShadowCompared  func() uint64 // rulings that the shadow policy was asked about
+	ShadowFailed    func() uint64 // of these, those on which it could not rule
+	ShadowSkipped   func() uint64 // rulings that it was not asked about: too many waited
+	ShadowLoaded    func() int    // 1 if the shadow that is configured is compared, 0 if it could not be loaded, -1 if there is none
+
 	Restarts      func() uint64 // of stdio children, all together
 	EnvoyRestarts func() uint64
 	Envoys        func() int    // connected for their configuration
@@ -101,6 +109,11 @@ func (m *Metrics) Watch(s Sources) {
 	total(m.registry, metricEnvoyRestarts, "Restarts of the child Envoy.", s.EnvoyRestarts)
 	gauge(m.registry, metricEnvoys, "Envoys that are connected for their configuration.", s.Envoys)
 	total(m.registry, metricRejected, "Configuration that an Envoy refused.", s.Rejected)
+	total(m.registry, metricDecisionLost, "Decision-log entries that an output did not get.", s.DecisionLogLost)
+	total(m.registry, metricShadowAsked, "Rulings compared with the shadow policy's.", s.ShadowCompared)
+	total(m.registry, metricShadowFailed, "Rulings on which the shadow policy failed.", s.ShadowFailed)
+	total(m.registry, metricShadowSkipped, "Rulings not compared with the shadow policy's, because too many waited.", s.ShadowSkipped)
+	gauge(m.registry, metricShadowLoaded, "1 = the configured shadow policy is compared, 0 = it could not be loaded, -1 = none is configured.", s.ShadowLoaded)
 	total(m.registry, metricLogOverflow, "Access-log entries that found the queue full.", s.AccessLogLost)
 	if s.Bundles != nil {
 		m.registry.MustRegister(newBundles(s.Bundles))
@@ -232,6 +245,12 @@ func errorType(o Outcome) string {
 		return "-32002"
 	}
 	return labelOther
+}
+
+// Shadow counts a ruling that the shadow policy would change. live and shadow are effects with the kinds of their obligations.
+func (m *Metrics) Shadow(action, server, kind, item, live, shadow string) {
+	server, item = m.known.label(server, tool(kind, item))
+	m.shadow.WithLabelValues(orOther(action), server, item, live, shadow).Inc()
 }
 
 // Unjoined counts a loss of the access log: an entry without a decision, or a decision pushed out before its entry came.

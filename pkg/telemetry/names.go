@@ -76,6 +76,12 @@ const (
 	metricBundleSuccess = "mcpgw_bundle_last_success_timestamp_seconds"
 	metricBundleActive  = "mcpgw_bundle_activated_timestamp_seconds"
 	metricBundleFailed  = "mcpgw_bundle_failures_total"
+	metricDecisionLost  = "mcpgw_decision_log_lost_total"
+	metricShadow        = "mcpgw_shadow_disagreements_total"
+	metricShadowAsked   = "mcpgw_shadow_compared_total"
+	metricShadowFailed  = "mcpgw_shadow_errors_total"
+	metricShadowSkipped = "mcpgw_shadow_skipped_total"
+	metricShadowLoaded  = "mcpgw_shadow_loaded"
 	metricSpansLost     = "mcpgw_spans_lost_total"
 	metricOperation     = "mcp_server_operation_duration_seconds"
 	labelOther          = "_other" // what no catalog knows
