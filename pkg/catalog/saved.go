@@ -13,8 +13,7 @@ import (
 // Saved is a catalog's items as policy sees them, without their definitions: what tests of a policy ask about. It is written and read
 // as JSON.
 type Saved struct {
-	Version string      `json:"version"` // of the catalog that it was taken from
-	Items   []SavedItem `json:"items"`
+	Items []SavedItem `json:"items"`
 }
 
 // SavedItem is one item, in the words of the question that policy is asked.
@@ -33,7 +32,7 @@ type SavedItem struct {
 
 // Save takes down every acceptable item of every server, in configuration order.
 func (c *Catalog) Save() *Saved {
-	s := &Saved{Version: c.version, Items: []SavedItem{}}
+	s := &Saved{Items: []SavedItem{}}
 	for _, src := range c.sources {
 		for _, items := range src.Items {
 			for _, i := range items {
