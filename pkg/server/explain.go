@@ -111,7 +111,7 @@ func newKept() *keptForExplain { return &keptForExplain{busy: make(chan struct{}
 func (s *Server) keepRulings(old, now *built) {
 	x := now.config.Proto.Policy.GetExplain()
 	s.kept.recent.Bound(int(x.GetKeep()), x.GetKeepFor().AsDuration())
-	if old != nil && old.engine != now.engine {
+	if old != nil && old.engine != nil && old.engine != now.engine {
 		old.engine.Forget()
 	}
 }
@@ -137,7 +137,7 @@ func (s *Server) explainID(w http.ResponseWriter, r *http.Request, operator stri
 		ID: id, At: q.Context.Time, Caller: explainedCaller(q.Subject), Call: explainedCall(q), Snapshot: kept.Snapshot,
 		Ruled: &ExplainedRuling{Effect: ruled.Effect, Reasons: slices.Concat([]policy.Reason{}, ruled.Reasons), Revision: ruled.Revision, Cached: ruled.Cached},
 	}
-	if b := s.now(); b != nil {
+	if b := s.now(); b != nil && b.engine != nil {
 		report.Replaced = b.engine.Revision() != ruled.Revision
 	}
 	engine, ok := kept.Engine.(*opa.Engine)
@@ -224,8 +224,11 @@ func (s *Server) explainCall(w http.ResponseWriter, r *http.Request, operator st
 // known.
 func ExplainOffline(ctx context.Context, c *config.Config, items []*catalog.Item, req *ExplainRequest) (*ExplainReport, error) {
 	engine, err := LoadPolicy(c.Proto.Policy)
-	if err != nil {
+	switch {
+	case err != nil:
 		return nil, err
+	case engine == nil:
+		return nil, errors.New("the policy comes from a bundle that cannot be had now; ask the running gateway")
 	}
 	byServer := map[string]*catalog.Source{}
 	var sources []*catalog.Source

@@ -205,6 +205,7 @@ func TestExplainRoutes(t *testing.T) {
 		t.Errorf("got %d %s", code, text)
 	}
 	s.keepRulings(nil, s.world)
+	s.keepRulings(&built{config: s.world.config}, s.world) // a world whose bundle was never had has no engine
 	snap := s.gateway.Snapshot()
 	judge := func(id string, arguments []byte) {
 		q, _, err := snap.Suppose(gateway.Supposed{
