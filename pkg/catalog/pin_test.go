@@ -156,7 +156,7 @@ func drawValue(t *rapid.T, depth int) any {
 	case 3:
 		return nil
 	case 4:
-		var out []any
+		out := []any{} // not nil, which would be null
 		for range rapid.IntRange(0, 3).Draw(t, "n") {
 			out = append(out, drawValue(t, depth-1))
 		}

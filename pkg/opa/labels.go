@@ -63,8 +63,7 @@ func readsLabels(rule *ast.Rule) bool {
 
 // textsOf is every constant text of a body that is no part of a path.
 func textsOf(body ast.Body) (out []string) {
-	var v *ast.GenericVisitor
-	v = ast.NewGenericVisitor(func(x any) bool {
+	ast.NewGenericVisitor(func(x any) bool {
 		switch x := x.(type) {
 		case ast.Ref:
 			return true
@@ -72,8 +71,7 @@ func textsOf(body ast.Body) (out []string) {
 			out = append(out, string(x))
 		}
 		return false
-	})
-	v.Walk(body)
+	}).Walk(body)
 	return out
 }
 

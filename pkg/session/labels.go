@@ -481,7 +481,7 @@ func (l *Labels) writeAll() (err error) {
 	l.mu.Lock()
 	l.purge(l.o.Now())
 	head, _ := json.Marshal(labelHead{labelVersion, millis(l.lost)})
-	text := append(head, '\n')
+	text := slices.Concat(head, []byte{'\n'})
 	type written struct {
 		m *marked
 		w map[string]time.Time

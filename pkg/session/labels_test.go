@@ -288,12 +288,12 @@ func TestPropertyLabelsAreNeverLostSilently(t *testing.T) {
 				certain = certain && len(seen) <= o.Callers
 			},
 			"time": func(t *rapid.T) { c.advance(time.Duration(rapid.IntRange(1, 90).Draw(t, "minutes")) * time.Minute) },
-			"restart": func(t *rapid.T) {
+			"restart": func(*rapid.T) {
 				_ = l.Close()
 				certain = certain && o.File != ""
 				reopen()
 			},
-			"rewrite": func(t *rapid.T) { l.rewrite = 0 },
+			"rewrite": func(*rapid.T) { l.rewrite = 0 },
 			"kill": func(t *rapid.T) { // what a kill leaves: all that was acknowledged, and perhaps the beginning of a line
 				if o.File == "" {
 					t.Skip()
