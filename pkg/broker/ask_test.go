@@ -63,11 +63,13 @@ func (c *connection) WriteHeader(s int) {
 	defer c.mu.Unlock()
 	c.status = s
 }
+
 func (c *connection) Write(b []byte) (int, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.body.Write(b)
 }
+
 func (c *connection) String() string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
