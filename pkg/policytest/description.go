@@ -148,6 +148,11 @@ func (m *Questions) member(v jsonrpc.Member, q *policy.Question, own *catalog.It
 		err = oneOf(v.Value, &own.Drift, "", "new", "changed")
 	case "findings":
 		err = texts(v.Value, &own.Findings)
+		for _, f := range own.Findings {
+			if !slices.Contains(catalog.Findings, f) {
+				return unknown(f, catalog.Findings)
+			}
+		}
 	case "endpoint":
 		err = text(v.Value, &c.Endpoint)
 	case "era":
@@ -189,9 +194,9 @@ var descriptionMembers = []string{
 
 func unknown(name string, known []string) error {
 	if near := nearest(name, known); near != "" {
-		return fmt.Errorf("there is no such member; did you mean %s?", near)
+		return fmt.Errorf("there is no such name; did you mean %s?", near)
 	}
-	return fmt.Errorf("there is no such member; there are: %s", strings.Join(known, ", "))
+	return fmt.Errorf("there is no such name; there are: %s", strings.Join(known, ", "))
 }
 
 // who reads a role or a subject.

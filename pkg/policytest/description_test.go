@@ -14,7 +14,7 @@ import (
 
 const savedText = `{"items": [
 	{"server": "git", "type": "tool", "name": "git_log", "title": "Log", "annotations": {"readOnlyHint": true, "n": 9007199254740993},
-		"claimed": {"title": "Log"}, "tags": ["dev"], "digest": "d1", "findings": ["invisible"]},
+		"claimed": {"title": "Log"}, "tags": ["dev"], "digest": "d1", "findings": ["invisible_characters"]},
 	{"server": "git", "type": "tool", "name": "git_push"},
 	{"server": "git", "type": "resource", "name": "file:///readme"},
 	{"server": "git", "type": "template", "name": "file:///docs/{page}"},
@@ -44,7 +44,7 @@ func TestQuestionsAreWhole(t *testing.T) {
 		"a call": {
 			`{"who": "reader", "calls": "git/git_log", "with": {"max_count": 9007199254740993}}`,
 			reader + `"action":{"name":"tools/call"},"resource":{"type":"tool","id":"git/git_log","server":"git","name":"git_log","title":"Log",` +
-				`"annotations":{"readOnlyHint":true,"n":9007199254740993},"claimed":{"title":"Log"},"tags":["dev"],"digest":"d1","drift":"","findings":["invisible"]},` +
+				`"annotations":{"readOnlyHint":true,"n":9007199254740993},"claimed":{"title":"Log"},"tags":["dev"],"digest":"d1","drift":"","findings":["invisible_characters"]},` +
 				`"arguments":{"max_count": 9007199254740993},` + circumstances,
 		},
 		"a read": {
@@ -59,19 +59,19 @@ func TestQuestionsAreWhole(t *testing.T) {
 		},
 		"a prompt, and all that can be said": {
 			`{"who": {"type": "service", "id": "ci", "issuer": "i", "client": "c", "tenant": "acme", "roles": ["a", "b"], "scopes": ["s"], "claims": {"n": 1.0}},
-			  "gets": "git/review", "with": {"a": "b"}, "annotations": {"x": 1}, "title": "T", "tags": ["t"], "digest": "d", "drift": "changed", "findings": ["f"],
+			  "gets": "git/review", "with": {"a": "b"}, "annotations": {"x": 1}, "title": "T", "tags": ["t"], "digest": "d", "drift": "changed", "findings": ["hidden_text"],
 			  "claimed": {"title": "C"}, "endpoint": "e", "era": "legacy", "revision": "2025-11-25", "client_address": "10.0.0.1", "request_id": "r", "round": 2,
 			  "time": "2026-03-01T13:00:00+01:00", "labels": ["secret"], "lost": true}`,
 			`{"subject":{"type":"service","id":"ci","issuer":"i","client":"c","tenant":"acme","roles":["a","b"],"scopes":["s"],"claims":{"n": 1.0}},` +
 				`"action":{"name":"prompts/get"},"resource":{"type":"prompt","id":"git/review","server":"git","name":"review","title":"T","annotations":{"x": 1},` +
-				`"claimed":{"title": "C"},"tags":["t"],"digest":"d","drift":"changed","findings":["f"]},"arguments":{"a": "b"},` +
+				`"claimed":{"title": "C"},"tags":["t"],"digest":"d","drift":"changed","findings":["hidden_text"]},"arguments":{"a": "b"},` +
 				`"context":{"endpoint":"e","era":"legacy","revision":"2025-11-25","session":{"labels":["secret"],"lost":true},` +
 				`"client_address":"10.0.0.1","request_id":"r","round":2,"time":"2026-03-01T12:00:00Z"}}`,
 		},
 		"annotations over the catalog's": {
 			`{"who": "reader", "calls": "git/git_log", "annotations": {"readOnlyHint": false}}`,
 			reader + `"action":{"name":"tools/call"},"resource":{"type":"tool","id":"git/git_log","server":"git","name":"git_log","title":"Log",` +
-				`"annotations":{"readOnlyHint":false,"n":9007199254740993},"claimed":{"title":"Log"},"tags":["dev"],"digest":"d1","drift":"","findings":["invisible"]},` +
+				`"annotations":{"readOnlyHint":false,"n":9007199254740993},"claimed":{"title":"Log"},"tags":["dev"],"digest":"d1","drift":"","findings":["invisible_characters"]},` +
 				`"arguments":{},` + circumstances,
 		},
 	} {
@@ -125,13 +125,14 @@ func TestDescriptionsAreReadStrictly(t *testing.T) {
 		"two things":            {with, `{"who": "reader", "calls": "git/git_log", "gets": "git/review"}`, "gets: a test is about one thing, and calls stands there as well"},
 		"an empty role":         {with, `{"who": "", "calls": "git/git_log"}`, "who: want a role"},
 		"a number":              {with, `{"who": 5, "calls": "git/git_log"}`, "who: want a role"},
-		"an unknown subject":    {with, `{"who": {"role": "reader"}, "calls": "git/git_log"}`, "who: role: there is no such member; did you mean roles?"},
+		"an unknown subject":    {with, `{"who": {"role": "reader"}, "calls": "git/git_log"}`, "who: role: there is no such name; did you mean roles?"},
 		"a role that is none":   {with, `{"who": {"roles": [null]}, "calls": "git/git_log"}`, "who: roles: want a list of texts"},
 		"an unknown type":       {with, `{"who": {"type": "robot"}, "calls": "git/git_log"}`, `who: type: want one of "user", "service", "anonymous"`},
-		"an unknown member":     {with, `{"who": "reader", "calls": "git/git_log", "arguments": {}}`, "arguments: there is no such member; there are: who, calls"},
+		"an unknown member":     {with, `{"who": "reader", "calls": "git/git_log", "arguments": {}}`, "arguments: there is no such name; there are: who, calls"},
 		"no server":             {with, `{"who": "reader", "calls": "git_log"}`, `calls: "git_log" is not SERVER/NAME`},
 		"arguments of a read":   {with, `{"who": "reader", "reads": "git/file:///readme", "with": {}}`, "with: a resource is read without arguments"},
 		"arguments are a list":  {with, `{"who": "reader", "calls": "git/git_log", "with": []}`, "with: want an object"},
+		"an unknown finding":    {with, `{"who": "reader", "calls": "git/git_log", "findings": ["hidden_txt"]}`, "findings: there is no such name; did you mean hidden_text?"},
 		"an unknown drift":      {with, `{"who": "reader", "calls": "git/git_log", "drift": "old"}`, `drift: want one of "", "new", "changed"`},
 		"no time":               {with, `{"who": "reader", "calls": "git/git_log", "time": "noon"}`, `time: "noon" is no time as in 2026-03-01T12:00:00Z`},
 		"half a round":          {with, `{"who": "reader", "calls": "git/git_log", "round": 0.5}`, "round: want a whole number from 0"},

@@ -158,7 +158,7 @@ func (p *tableParser) members(n *yaml.Node, known []string) (out []yamlMember) {
 		k := n.Content[i]
 		switch {
 		case k.Kind != yaml.ScalarNode || k.Tag == "!!merge" || !slices.Contains(known, k.Value):
-			p.fault(k, "unknown member "+strconv.Quote(k.Value), strings.TrimPrefix(unknown(k.Value, known).Error(), "there is no such member; "))
+			p.fault(k, "unknown member "+strconv.Quote(k.Value), strings.TrimPrefix(unknown(k.Value, known).Error(), "there is no such name; "))
 		case seen[k.Value] > 0:
 			p.fault(k, fmt.Sprintf("%s is there twice; the first is on line %d", k.Value, seen[k.Value]), "keep one")
 		default:
