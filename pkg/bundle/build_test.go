@@ -125,6 +125,7 @@ func TestBuildRefuses(t *testing.T) {
 		t.Fatal(err)
 	}
 	good["limits.yaml"] = "a: 1\n"
+	good["table_test.yaml"], good["catalog.json"] = "a: 1\n", "{}"
 	good[".manifest"] = `{"revision":"from the file","roots":["mcpgw","grants"],"metadata":{"by":"me"}}`
 	b, err := Build(BuildOptions{Dir: dirOf(t, good), Signing: &Signing{KeyFile: open.private}})
 	if err != nil {
@@ -132,6 +133,9 @@ func TestBuildRefuses(t *testing.T) {
 	}
 	if said := strings.Join(b.Warnings, "\n"); !strings.Contains(said, "chmod 600") || !strings.Contains(said, "limits.yaml is left out") {
 		t.Errorf("warnings: %s", said)
+	}
+	if said := strings.Join(b.Warnings, "\n"); strings.Contains(said, "table_test") || strings.Contains(said, "catalog.json") {
+		t.Errorf("tests are taken for data: %s", said)
 	}
 	if b.Content.Revision != "from the file" || !reflect.DeepEqual(b.Content.Roots, []string{"mcpgw", "grants"}) {
 		t.Errorf("%+v", b.Content)

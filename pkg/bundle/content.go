@@ -125,7 +125,9 @@ func ignored(entries []entry) (names []string) {
 		base := path.Base(e.name)
 		switch path.Ext(base) {
 		case ".json", ".yaml", ".yml":
-			if strings.TrimSuffix(base, path.Ext(base)) != "data" && !bundle.IsSignaturesFile("/"+e.name) {
+			stem := strings.TrimSuffix(base, path.Ext(base))
+			tests := strings.HasSuffix(stem, "_test") || base == "catalog.json" // tables of tests, and what they are asked with
+			if stem != "data" && !tests && !bundle.IsSignaturesFile("/"+e.name) {
 				names = append(names, e.name)
 			}
 		}
