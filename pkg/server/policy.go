@@ -362,6 +362,7 @@ func (s *Server) activate(o offered) error {
 	}
 	o.feed.content = o.content
 	s.swap(&next)
+	s.installDecisions(&next) // its log may be a new one, where the CA file has changed meanwhile
 	s.log.Info("a policy bundle is in force", "policy", o.name, "policy_revision", engine.Revision(), "bundle_revision", o.content.Revision,
 		"etag", o.content.ETag, "signed", o.content.Signed, "took", time.Since(start))
 	return nil
