@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -101,13 +102,28 @@ func startQuickStart(t *testing.T) site {
 		}
 		return has("time_") && has("git_") && has("everything_")
 	})
+	tour, port := filepath.Join(dir, "mcpgw.yaml"), freePort(t)
+	harness.WriteFile(t, tour, strings.Replace(read(t, filepath.Join(tools.Root, "examples", "tour", "mcpgw.yaml")), "127.0.0.1:8090", port, 1))
 	return site{traces: traces, own: strings.NewReplacer(
+		"examples/tour/mcpgw.yaml", tour,
+		"http://127.0.0.1:8090/mcp", "http://"+port+"/mcp",
 		"http://127.0.0.1:8080/mcp", url,
 		"http://127.0.0.1:9900/", "--unix-socket "+admin+" http://localhost/",
 		"examples/quickstart/mcpgw.yaml", gateway.Config,
 		".out/traces.log", traces,
 		"client.mjs", "client.mjs --url "+url,
 	)}
+}
+
+// freePort is an address that nobody listens on: the tour's gateway must be where its commands call it.
+func freePort(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	return l.Addr().String()
 }
 
 // shell is one bash that keeps its functions from block to block.

@@ -31,7 +31,7 @@ func documents(t *testing.T) map[string]string {
 	t.Helper()
 	root := harness.Tools(t).Root
 	found := map[string]string{}
-	for _, name := range []string{"README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "examples/README.md"} {
+	for _, name := range []string{"README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "examples/README.md", "policies/GUIDE.md"} {
 		found[name] = read(t, filepath.Join(root, name))
 	}
 	return found

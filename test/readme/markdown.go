@@ -92,7 +92,7 @@ var changing = []struct {
 	{regexp.MustCompile(`\b[0-9a-f]{32,64}\b`), "HASH"},
 	{regexp.MustCompile(`\b[A-Z2-7]{26}\b`), "ID"},
 	{regexp.MustCompile(`\b\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d[+Z0-9:.-]*`), "DATE"},
-	{regexp.MustCompile(`\b\d+(\.\d+)?(µs|ms|s)\b`), "TIME"},
+	{regexp.MustCompile(`\b\d+(\.\d+)? ?(µs|ms|s)\b`), "TIME"},
 }
 
 // Differs compares an output with what a document shows of it: "" where they agree, else the first line of the document that the
