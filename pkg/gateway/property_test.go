@@ -84,8 +84,11 @@ func TestPropertyCompositeIsItsParts(t *testing.T) {
 	}
 	request := func(key, path, method, name string) *gateway.Head {
 		h := lines{
-			{"authorization", "Bearer " + key}, {"content-type", "application/json"}, {"accept", "application/json, text/event-stream"},
-			{"mcp-protocol-version", "2026-07-28"}, {"mcp-method", method},
+			{"authorization", "Bearer " + key},
+			{"content-type", "application/json"},
+			{"accept", "application/json, text/event-stream"},
+			{"mcp-protocol-version", "2026-07-28"},
+			{"mcp-method", method},
 		}
 		if name != "" {
 			h = append(h, [2]string{"mcp-name", name})
