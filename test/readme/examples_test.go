@@ -35,7 +35,7 @@ func example(t *testing.T, name string) (dir, config string) {
 func TestExamples(t *testing.T) {
 	desktop := "desktop/claude_desktop_config.json"
 	for name, more := range map[string][]string{
-		"quickstart": nil, "jwt": nil, "serve": nil, "ext-authz": nil, "desktop": {"--mcp-config", desktop},
+		"quickstart": nil, "jwt": nil, "serve": nil, "ext-authz": nil, "tour": nil, "desktop": {"--mcp-config", desktop},
 	} {
 		out := mcpgw(t, append([]string{"check", "--config", filepath.Join(name, "mcpgw.yaml")}, more...)...)
 		if !strings.Contains(out, "ok: configuration, policies, and the Envoy configuration by Envoy") {
