@@ -77,7 +77,7 @@ func validClaim(path string) bool {
 
 // quickstartKey names the key of the quick start whose digest this is.
 func quickstartKey(digest string) string {
-	for _, key := range []string{"quickstart-reader", "quickstart-writer"} {
+	for _, key := range []string{"quickstart-reader", "quickstart-writer", "quickstart-operator"} {
 		if digest == KeyDigest(key) {
 			return key
 		}

@@ -54,15 +54,15 @@ func (c *checker) watched() []string { return slices.Sorted(maps.Keys(c.files)) 
 // check goes through the configuration in the order of the proto.
 func (c *checker) check() {
 	taken := map[string]string{} // addresses, by the path that took them
-	local := c.listeners(taken)
+	public := c.listeners(taken)
 	servers := c.servers()
 	c.endpoints(servers)
 	c.policy()
 	c.pins()
 	c.extAuthz(taken, servers)
-	c.authentication(local)
+	c.authentication(public)
 	c.telemetry()
-	c.admin(taken)
+	c.admin(taken, public)
 	c.limits()
 	c.envoy()
 }
@@ -84,14 +84,18 @@ func (c *checker) telemetry() {
 	}
 }
 
-func (c *checker) admin(taken map[string]string) {
+func (c *checker) admin(taken map[string]string, public string) {
 	if !c.address(taken, "admin.address", &c.config.Admin.Address) {
 		c.fault("admin.address", c.config.Admin.Address+" can be reached by others, and has no authentication", "bind it to 127.0.0.1 or a unix socket")
 	}
 	names, digests := map[string]string{}, map[string]string{}
 	for i, o := range c.config.Admin.Operators {
 		c.unique(names, fmt.Sprintf("admin.operators[%d].id", i), o.Id)
-		c.unique(digests, fmt.Sprintf("admin.operators[%d].digest", i), o.Digest)
+		path := fmt.Sprintf("admin.operators[%d].digest", i)
+		c.unique(digests, path, o.Digest)
+		if name := quickstartKey(o.Digest); name != "" && public != "" {
+			c.fault(path, fmt.Sprintf("is the quick start's key %s, which everyone knows, and others can reach the listener %s", name, public), "make a key by `mcpgw key new`")
+		}
 	}
 }
 

@@ -75,6 +75,7 @@ func startQuickStart(t *testing.T) site {
 		{"127.0.0.1:8080", "127.0.0.1:0"},
 		{"http://127.0.0.1:8091/", harness.StartEverything(t, true)},
 		{"127.0.0.1:4317", collector.Listening(t)},
+		{"address: 127.0.0.1:9900", fmt.Sprintf("address: %q", "unix:"+admin)},
 		{"../../.tools/", filepath.Join(tools.Root, ".tools") + "/"},
 		{"../../python", tools.Python},
 	} {
@@ -83,7 +84,6 @@ func startQuickStart(t *testing.T) site {
 		}
 		config = strings.ReplaceAll(config, change[0], change[1])
 	}
-	config += fmt.Sprintf("\nadmin: {address: %q}\n", "unix:"+admin)
 	policy := map[string]string{}
 	files, err := filepath.Glob(filepath.Join(quickstart, "policy", "*.rego"))
 	if err != nil || len(files) == 0 {
