@@ -100,7 +100,7 @@ func (l *Log) Close() {
 
 // Put hands over an entry, to be written under rules. It never waits: what finds the queue full is lost, and counted.
 func (l *Log) Put(e Entry, rules *Rules) {
-	size := int64(len(e.Question.Arguments)) + 1024
+	size := int64(sizeOf(e.Question, &e.Ruling))
 	if l.bytes.Add(size) > maxQueued {
 		l.bytes.Add(-size)
 		l.lose(1, "too many bytes wait to be written")

@@ -13,9 +13,9 @@ import (
 // Ruled is one ruling that is kept, with all it takes to explain it later.
 type Ruled struct {
 	Question *policy.Question // without Arguments where they were too long: see ArgumentBytes
-	Ruling   policy.Ruling
-	Engine   policy.Engine // that ruled
-	Snapshot string        // version of the world in which it ruled
+	Ruling   policy.Ruling    // without Obligations and Err: both may repeat long arguments, and the engine gives them again
+	Engine   policy.Engine    // that ruled
+	Snapshot string           // version of the world in which it ruled
 	At       time.Time
 
 	// ArgumentBytes is the length of the arguments as they were sent.
@@ -88,6 +88,7 @@ func (r *Recent) Add(q *policy.Question, ruling *policy.Ruling, engine policy.En
 		return
 	}
 	x := &Ruled{Question: q, Ruling: *ruling, Engine: engine, Snapshot: snapshot, ArgumentBytes: len(q.Arguments)}
+	x.Ruling.Obligations, x.Ruling.Err = nil, nil
 	if len(q.Arguments) > MaxArguments {
 		short := *q
 		short.Arguments = nil
@@ -106,6 +107,7 @@ func (r *Recent) Add(q *policy.Question, ruling *policy.Ruling, engine policy.En
 		r.forget(old)
 	}
 	r.byID[q.Context.RequestID] = k
+	r.compact()
 	r.push(k)
 	r.bytes += k.bytes
 	r.count(engine)
@@ -160,16 +162,32 @@ func (r *Recent) time() time.Time {
 	return time.Now()
 }
 
-// size is about what a ruling takes. Principals are counted whole, though rulings share them.
-func (r *Ruled) size() int {
+// size is about what a ruling takes.
+func (r *Ruled) size() int { return sizeOf(r.Question, &r.Ruling) + len(r.Snapshot) }
+
+// sizeOf is about what a question and its ruling take. Principals are counted whole, though rulings share them. What rules make of
+// arguments, as a rewrite or a message, may be as long as these are.
+func sizeOf(q *policy.Question, r *policy.Ruling) int {
 	const fixed = 1024 // question, ruling, principal, the places in map and queue
-	q := r.Question
-	n := fixed + len(q.Arguments) + len(q.URI) + len(q.Subject.Claims) + len(r.Snapshot)
+	n := fixed + len(q.Arguments) + len(q.URI) + len(q.Subject.Claims)
 	for _, l := range q.Context.Labels {
 		n += 16 + len(l)
 	}
-	for _, why := range r.Ruling.Reasons {
+	for _, why := range r.Reasons {
 		n += 32 + len(why.Message)
+	}
+	if r.Err != nil {
+		n += len(r.Err.Error())
+	}
+	if o := r.Obligations; o != nil {
+		for _, list := range [...][]policy.Change{o.Rewrite, o.Redact} {
+			for _, c := range list {
+				n += 96 + len(c.Path) + len(c.Pattern) + len(c.Value) + len(c.With)
+			}
+		}
+		for _, l := range o.Label {
+			n += 16 + len(l)
+		}
 	}
 	return n
 }
@@ -214,6 +232,25 @@ func (r *Recent) count(e policy.Engine) {
 		}
 	}
 	r.engines = append(r.engines, counted{e, 1})
+}
+
+// compact gives up the empty places of a full ring once they are half of it: a stream asks again and again under one id, as often as a
+// server likes. r.mu is held.
+func (r *Recent) compact() {
+	if r.n < len(r.queue) || r.n < 2*len(r.byID) {
+		return
+	}
+	n := 0
+	for i := range r.n {
+		if k := r.queue[(r.head+i)%len(r.queue)]; k.ruled != nil {
+			r.queue[(r.head+n)%len(r.queue)] = k
+			n++
+		}
+	}
+	for i := n; i < r.n; i++ {
+		r.queue[(r.head+i)%len(r.queue)] = nil
+	}
+	r.n = n
 }
 
 // push puts a place at the end of the ring, which grows as it fills.

@@ -2,6 +2,7 @@ package decision
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -113,6 +114,26 @@ func TestRecentBounds(t *testing.T) {
 		x := r.Get("1")
 		if x == nil || x.Whole() || x.Question.Arguments != nil || x.ArgumentBytes != MaxArguments+8 {
 			t.Errorf("got %+v", x)
+		}
+	})
+	t.Run("one id", func(t *testing.T) {
+		var r Recent
+		r.Bound(10, time.Hour)
+		add(&r, 1, "{}", one)
+		for range 10_000 { // a stream that asks for each thing its server says
+			add(&r, 2, "{}", one)
+		}
+		if n, _ := r.Len(); n != 2 || len(r.queue) > 64 || r.Get("1") == nil || r.Get("2") == nil {
+			t.Errorf("%d rulings in %d places", n, len(r.queue))
+		}
+	})
+	t.Run("what rules make of arguments", func(t *testing.T) {
+		var r Recent
+		r.Bound(10, time.Minute)
+		o := &policy.Obligations{Rewrite: []policy.Change{{Path: "/q", Value: make([]byte, MaxBytes)}}}
+		r.Add(question("1", "{}"), &policy.Ruling{Effect: policy.Allow, Obligations: o, Err: errors.New(strings.Repeat("x", MaxBytes))}, one, "v")
+		if x := r.Get("1"); x == nil || x.Ruling.Effect != policy.Allow || x.Ruling.Obligations != nil || x.Ruling.Err != nil {
+			t.Error("more is kept than counts")
 		}
 	})
 	t.Run("engines", func(t *testing.T) {

@@ -30,8 +30,8 @@ type ShadowOptions struct {
 // a panic of the second policy, reaches the first. All methods are safe for concurrent use.
 type Shadow struct {
 	opts  ShadowOptions
-	queue chan Entry
-	bytes atomic.Int64
+	queue chan waiting
+	bytes atomic.Int64 // of the queue
 
 	skipped, compared, disagreed, failed atomic.Uint64
 
@@ -45,6 +45,12 @@ type Shadow struct {
 	table   map[place]*row
 	kept    int    // samples in the table
 	before  uint64 // skipped before since
+}
+
+// waiting is a ruling to compare.
+type waiting struct {
+	entry Entry
+	size  int64
 }
 
 // Bounds of what is kept.
@@ -126,7 +132,7 @@ func NewShadow(o ShadowOptions) *Shadow {
 	if o.Queue == 0 {
 		o.Queue = 1024
 	}
-	s := &Shadow{opts: o, queue: make(chan Entry, o.Queue), samples: o.Samples}
+	s := &Shadow{opts: o, queue: make(chan waiting, o.Queue), samples: o.Samples}
 	s.reset("")
 	return s
 }
@@ -156,10 +162,10 @@ func (s *Shadow) reset(live string) {
 
 // Put hands over a ruling to compare. It never waits: what finds the queue full is skipped, and counted.
 func (s *Shadow) Put(e Entry) {
-	size := int64(len(e.Question.Arguments)) + 1024
+	size := int64(sizeOf(e.Question, &e.Ruling))
 	if s.bytes.Add(size) <= maxCompare {
 		select {
-		case s.queue <- e:
+		case s.queue <- waiting{e, size}:
 			return
 		default:
 		}
@@ -179,9 +185,9 @@ func (s *Shadow) Run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case e := <-s.queue:
-			s.bytes.Add(-int64(len(e.Question.Arguments)) - 1024)
-			s.compare(ctx, &e)
+		case w := <-s.queue:
+			s.bytes.Add(-w.size)
+			s.compare(ctx, &w.entry)
 		}
 	}
 }

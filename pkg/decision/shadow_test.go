@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"reflect"
 	"strings"
@@ -297,4 +298,32 @@ func TestPropertyShadowNeverChangesARuling(t *testing.T) {
 			rt.Fatalf("counted %+v of %d questions, %d of which differ", c, n, differ)
 		}
 	})
+}
+
+// TestQueuesCountWhatRulesMake: a rewrite or a message may repeat long arguments, and waits as they do.
+func TestQueuesCountWhatRulesMake(t *testing.T) {
+	long := strings.Repeat("x", 8<<20)
+	for name, r := range map[string]policy.Ruling{
+		"rewrite": {Obligations: &policy.Obligations{Rewrite: []policy.Change{{Path: "/q", Value: []byte(long)}}}},
+		"redact":  {Obligations: &policy.Obligations{Redact: []policy.Change{{Pattern: "a", With: long}}}},
+		"message": {Reasons: []policy.Reason{{Rule: "deny", Message: long}}},
+		"error":   {Err: errors.New(long)},
+	} {
+		s := NewShadow(ShadowOptions{Log: slog.New(slog.DiscardHandler)})
+		l, err := NewLog(LogOptions{Console: io.Discard, Log: slog.New(slog.DiscardHandler)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for n := range 20 {
+			e := entry(n, "{}", r)
+			s.Put(e)
+			l.Put(e, nil)
+		}
+		if len(s.queue) != 1 || s.skipped.Load() != 19 {
+			t.Errorf("%s: %d wait for the shadow", name, len(s.queue))
+		}
+		if len(l.queue) != 7 || l.Lost() != 13 {
+			t.Errorf("%s: %d wait for the log", name, len(l.queue))
+		}
+	}
 }
