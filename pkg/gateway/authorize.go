@@ -131,6 +131,9 @@ func (x *Exchange) message(m *jsonrpc.Message) (Verdict, *fault.Error) {
 	return x.pass(), nil // the protocol's own methods: a principal is enough
 }
 
+// maxWatched is how many resources one request may name: each is a question to policy, and 4 MiB hold a quarter of a million.
+const maxWatched = 1000
+
 // subscribe judges the resources of subscriptions/listen as reads. What may not be read is unknown.
 func (x *Exchange) subscribe(m *jsonrpc.Message) (Verdict, *fault.Error) {
 	wanted, err := jsonrpc.Parse(m.Params.Get("notifications").Raw, jsonrpc.Limits{})
@@ -141,7 +144,11 @@ func (x *Exchange) subscribe(m *jsonrpc.Message) (Verdict, *fault.Error) {
 	if list := wanted.Get("resourceSubscriptions"); list.Exists() && json.Unmarshal(list.Raw, &uris) != nil {
 		return nil, fault.New(fault.BadArguments, "resourceSubscriptions must be texts")
 	}
-	for _, uri := range uris {
+	if len(uris) > maxWatched {
+		return nil, fault.New(fault.BadArguments, "resourceSubscriptions names more than %d resources", maxWatched)
+	}
+	slices.Sort(uris)
+	for _, uri := range slices.Compact(uris) {
 		t := target{kind: catalog.Resource, action: mcp.MethodResourcesRead, public: uri}
 		x.resolve(&t)
 		if t.entry == nil {

@@ -327,3 +327,26 @@ func TestLabelsBehindExtAuthz(t *testing.T) {
 	g = flowing(t, brokenLabels{})
 	flowWant(t, "a subscription that marks, and cannot", ask("bob", mcp.MethodListen, "", `"notifications":{"resourceSubscriptions":["file:///vault"]},`), `unknown resource`)
 }
+
+// TestOneRequestAsksAFewQuestions: what a client names again and again is one question, and there is an end to what it may name.
+func TestOneRequestAsksAFewQuestions(t *testing.T) {
+	g := flowing(t, flowKept(t))
+	asked := 0
+	g.opts.Judged = func(*policy.Question, *policy.Ruling, *Snapshot) { asked++ }
+	for _, c := range []struct{ names, asked int }{{1, 1}, {maxWatched, 1}, {maxWatched + 1, 0}, {250_000, 0}} {
+		asked = 0
+		h := fields{
+			"authorization", "Bearer bob", "content-type", "application/json", "accept", "application/json, text/event-stream",
+			"mcp-protocol-version", "2026-07-28", "mcp-method", mcp.MethodListen,
+		}
+		uris := strings.TrimSuffix(strings.Repeat(`"file:///vault",`, c.names), ",")
+		body := `{"jsonrpc":"2.0","id":7,"method":"` + mcp.MethodListen + `","params":{"notifications":{"resourceSubscriptions":[` + uris + `]},` +
+			`"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{}}}}`
+		_, v := g.Authorize(context.Background(), &Head{
+			Listener: "main", Method: "POST", Path: "/mcp", Authority: "localhost", Address: "127.0.0.1", Header: h,
+		}, []byte(body), "s")
+		if _, ok := v.(*Pass); ok != (c.asked > 0) || asked != c.asked {
+			t.Errorf("%d names: %d questions, %T", c.names, asked, v)
+		}
+	}
+}
