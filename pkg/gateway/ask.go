@@ -472,11 +472,15 @@ func (x *Exchange) Asks() *Asking { return x.asking }
 // Answered takes the user's word on Asks. Policy rules anew, in the world as it is now. No bytes: the call goes on in that world, and the
 // exchange is pinned to it. Else they are the response that the client gets.
 func (x *Exchange) Answered(ctx context.Context, said Answer) []byte {
-	f := x.reconsider(ctx, said)
+	f, hidden := x.reconsider(ctx, said)
 	x.g.opts.Approvals.Withdraw(x.asking.id, x.asking.binding.Principal)
 	if f == nil {
 		x.Approval, x.ApprovedBy = string(approval.Approved), "user"
 		return nil
+	}
+	if hidden {
+		x.Fault = f // the true reason: for the record alone
+		return x.asking.target.unknown().Reply(x.id)
 	}
 	f = x.identified(f)
 	x.Fault = f
@@ -486,21 +490,22 @@ func (x *Exchange) Answered(ctx context.Context, said Answer) []byte {
 	return f.Reply(x.id)
 }
 
-func (x *Exchange) reconsider(ctx context.Context, said Answer) *fault.Error {
+// reconsider rules anew; hidden says that by now the caller cannot see the item.
+func (x *Exchange) reconsider(ctx context.Context, said Answer) (f *fault.Error, hidden bool) {
 	a := x.asking
 	if said != Yes {
 		x.Approval = string(approval.Denied)
-		return said.refusal(&a.ruling)
+		return said.refusal(&a.ruling), false
 	}
 	s := x.g.Snapshot()
 	y := x.now(s)
 	if y == nil {
-		return fault.New(fault.Denied, "your credential does not count any more, or the endpoint is gone").With(askData(&a.ruling, ""))
+		return fault.New(fault.Denied, "your credential does not count any more, or the endpoint is gone").With(askData(&a.ruling, "")), false
 	}
 	changed := unconfirmed("the policy or the tool has changed while the user was asked; call again", &a.ruling, "")
 	t := a.target
 	if y.resolve(&t); t.entry == nil || t.entry.Item.Server != x.Server || t.entry.Item.Digest != a.question.Item.Digest {
-		return changed
+		return changed, false
 	}
 	q := y.asks(a.question.Action)
 	q.Item, q.URI, q.Arguments, q.Context.Round = t.entry.Item, a.question.URI, a.question.Arguments, 1
@@ -508,25 +513,32 @@ func (x *Exchange) reconsider(ctx context.Context, said Answer) *fault.Error {
 	x.Ruling = &r
 	switch {
 	case r.Err != nil:
-		return fault.New(fault.Internal, "policy could not rule on this call").Wrap(r.Err)
+		f = fault.New(fault.Internal, "policy could not rule on this call").Wrap(r.Err)
 	case r.Effect != policy.Ask && r.Effect != policy.Allow:
-		return fault.New(fault.Denied, "%s", r.Public()).With(denial(&r))
+		f = fault.New(fault.Denied, "%s", r.Public()).With(denial(&r))
+	}
+	if f != nil {
+		q.Context.Round = 0 // as a list asks
+		visible, err := s.Policy.Visible(ctx, q)
+		return f, !visible || err != nil
+	}
+	switch {
 	case r.Revision != a.ruling.Revision || !reflect.DeepEqual(r.Obligations, a.ruling.Obligations):
-		return changed // arguments were held to the types that the other policy reads, and changed as it wanted
+		return changed, false // arguments were held to the types that the other policy reads, and changed as it wanted
 	case !s.Routes.Servers[t.entry.Item.Server]:
-		return upstream(t.entry.Item.Server, "unavailable")
+		return upstream(t.entry.Item.Server, "unavailable"), false
 	case r.Effect == policy.Ask:
 		grant, err := x.g.opts.Approvals.Answer(a.id, binding(q, &r), true)
 		if err != nil {
-			return changed
+			return changed, false
 		}
 		grant.Done() // whatever the server asks, it asks within this call
 	}
 	if f := x.mark(r.Obligations); f != nil {
-		return f
+		return f, false
 	}
 	x.Snapshot, x.View, x.Endpoint, x.Entry, x.Principal = s, y.View, y.Endpoint, t.entry, y.Principal
-	return nil
+	return nil, false
 }
 
 // Ended is told a server's answer to the call as its client sees it, so that the rounds that a server takes a modern client through stay

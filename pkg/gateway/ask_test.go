@@ -624,7 +624,8 @@ func TestAskLegacy(t *testing.T) {
 		policy, want string
 		then         func()
 	}{
-		"denied meanwhile":  {askPolicy + "\ndeny contains \"not any more\" if input.resource.name == \"push\"\n", "not any more", nil},
+		"denied meanwhile":  {askPolicy + "\ndeny contains \"not any more\" if {\n\tinput.resource.name == \"push\"\n\tinput.arguments == {}\n}\n", "not any more", nil},
+		"hidden meanwhile":  {askPolicy + "\ndeny contains \"not any more\" if input.resource.name == \"push\"\n", `"error":{"code":-32602,"message":"unknown tool \"s_push\""}`, nil},
 		"another policy":    {askPolicy + "\n# a comment\n\nallow if input.arguments.x\n", "changed", nil},
 		"allowed meanwhile": {strings.ReplaceAll(askPolicy, `ask contains "the push needs a yes" if`, `allow if`), "changed", nil},
 		"too late":          {"", "changed", func() { a.now = a.now.Add(time.Hour) }},
