@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"pgregory.net/rapid"
@@ -742,6 +743,37 @@ func TestWithout(t *testing.T) {
 			if string(m.Value.Raw) != string(o.Get(m.Name).Raw) {
 				t.Fatalf("%s becomes %s", o.Get(m.Name).Raw, m.Value.Raw)
 			}
+		}
+	})
+}
+
+// TestNobodyTakesWhatWasAsked: a client that leaves before the broker has its call leaves neither question nor yes behind.
+func TestNobodyTakesWhatWasAsked(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := startAsking(t)
+		leaves := func(h fields, params string) {
+			t.Helper()
+			x, v := a.Head(t.Context(), &Head{Listener: "main", Method: "POST", Path: "/mcp", Authority: "localhost", Address: "127.0.0.1", Header: h})
+			if v == nil {
+				v = x.Body([]byte(`{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"s_push","arguments":{}` + params + `}}`))
+			}
+			if f, ok := v.(*Forward); !ok || f.Backend != BackendBroker {
+				t.Fatalf("got %+v, %v", v, x.Fault)
+			}
+		}
+		s := a.post("/mcp", a.header("alice", "", "", "x", "y"),
+			`{"jsonrpc":"2.0","id":0,"method":"initialize","params":{"protocolVersion":"2025-11-25","capabilities":`+elicits+`,"clientInfo":{"name":"t","version":"1"}}}`)
+		leaves(a.header("alice", "", "", "mcp-session-id", s.Session.ID, "mcp-protocol-version", "2025-11-25"), "")
+		asked := a.push("alice", elicits, "{}", "")
+		leaves(a.header("alice", "tools/call", "s_push"), brings(asked.state(), yes)+
+			`,"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":`+elicits+`}`)
+		if a.store.Len() != 2 || a.Parked() != 2 {
+			t.Fatalf("%d wait, %d are parked", a.store.Len(), a.Parked())
+		}
+		time.Sleep(time.Hour) // for tickets; the store's clock stands still
+		synctest.Wait()
+		if a.Parked() != 0 || a.store.Len() != 0 {
+			t.Errorf("%d are parked, %d are left", a.Parked(), a.store.Len())
 		}
 	})
 }

@@ -64,7 +64,8 @@ func (l *lot) put(x *Exchange, m *jsonrpc.Message) (ticket string, err error) {
 	}
 	ticket = rand.Text()
 	l.waiting[ticket] = place{p, time.AfterFunc(l.ttl, func() {
-		if p := l.take(ticket); p != nil {
+		if p := l.take(ticket); p != nil { // nobody comes: its client has gone
+			p.forgo()
 			p.Done()
 		}
 	})}
