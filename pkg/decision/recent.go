@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/mcpgw/mcpgw/pkg/catalog"
 	"github.com/mcpgw/mcpgw/pkg/policy"
 )
 
@@ -51,6 +52,7 @@ type Recent struct {
 	queue   []*kept // a ring, oldest first
 	head, n int
 	engines []counted
+	items   map[*catalog.Item]int // how many rulings are about each: a server may define anew what it offers, as often as it likes
 }
 
 // kept is a place in the queue; ruled is nil once a later ruling has the same id.
@@ -101,7 +103,7 @@ func (r *Recent) Add(q *policy.Question, ruling *policy.Ruling, engine policy.En
 	now := r.time()
 	x.At, k.at = now, now
 	if r.byID == nil {
-		r.byID = map[string]*kept{}
+		r.byID, r.items = map[string]*kept{}, map[*catalog.Item]int{}
 	}
 	if old := r.byID[q.Context.RequestID]; old != nil {
 		r.forget(old)
@@ -110,6 +112,9 @@ func (r *Recent) Add(q *policy.Question, ruling *policy.Ruling, engine policy.En
 	r.compact()
 	r.push(k)
 	r.bytes += k.bytes
+	if r.items[q.Item]++; r.items[q.Item] == 1 {
+		r.bytes += itemBytes(q.Item)
+	}
 	r.count(engine)
 	r.trim(now)
 }
@@ -164,6 +169,9 @@ func (r *Recent) time() time.Time {
 
 // size is about what a ruling takes.
 func (r *Ruled) size() int { return sizeOf(r.Question, &r.Ruling) + len(r.Snapshot) }
+
+// itemBytes is about what an item takes, whoever else has it.
+func itemBytes(i *catalog.Item) int { return len(i.Definition) + len(i.Claimed) + len(i.Annotations) }
 
 // sizeOf is about what a question and its ruling take. Principals are counted whole, though rulings share them. What rules make of
 // arguments, as a rewrite or a message, may be as long as these are.
@@ -221,6 +229,11 @@ func (r *Recent) forget(k *kept) {
 		}
 	}
 	r.bytes -= k.bytes
+	i := k.ruled.Question.Item
+	if r.items[i]--; r.items[i] == 0 {
+		r.bytes -= itemBytes(i)
+		delete(r.items, i)
+	}
 	k.ruled = nil
 }
 

@@ -136,6 +136,27 @@ func TestRecentBounds(t *testing.T) {
 			t.Error("more is kept than counts")
 		}
 	})
+	t.Run("items that change", func(t *testing.T) {
+		var r Recent
+		r.Bound(10_000, time.Hour)
+		definition := make([]byte, 256<<10) // the same text for all, so that the test need not hold them
+		for i := range 1000 {
+			for j := range 2 {
+				q := question(fmt.Sprint(2*i+j), "{}")
+				if q.Item = (&catalog.Item{Definition: definition}); j == 1 {
+					q.Item = r.Get(fmt.Sprint(2 * i)).Question.Item
+				}
+				r.Add(q, &policy.Ruling{}, one, "v")
+			}
+		}
+		if n, bytes := r.Len(); bytes > MaxBytes || len(r.items) > MaxBytes/len(definition) || n < MaxBytes/len(definition) {
+			t.Errorf("%d rulings on %d items take %d bytes", n, len(r.items), bytes)
+		}
+		r.Bound(0, 0)
+		if n, bytes := r.Len(); n != 0 || bytes != 0 || len(r.items) != 0 {
+			t.Errorf("%d rulings, %d items, %d bytes are kept", n, len(r.items), bytes)
+		}
+	})
 	t.Run("engines", func(t *testing.T) {
 		var r Recent
 		r.Bound(1000, time.Hour)
