@@ -457,6 +457,10 @@ func TestShow(t *testing.T) {
 		{`{"to":"a\u202eb\u0007\n\"c\\","ünï":"日本"}`, `{"to":"a\u202eb\u0007\n\"c\\","ünï":"日本"}`},
 		{"{\"raw\":\"\u202e\u200b\U000e0041\"}", `{"raw":"\u202e\u200b\U000e0041"}`},
 		{`{"a":`, `(unreadable)`},
+		{`{"pwd":"hunter2","PIN":1234,"pinned":true,"passage":"x"}`, `{"pwd":"***","PIN":"***","pinned":true,"passage":"x"}`},
+		{`{"headers":["X: Bearer hunter2hunter2","Accept: a"]}`, `{"headers":["X: ***","Accept: a"]}`},
+		{`{"url":"https://ann:hunter2@host/x","mail":"ann@host"}`, `{"url":"https://***@host/x","mail":"ann@host"}`},
+		{`{"key":"-----BEGIN RSA PRIVATE KEY-----\nhunter2\nx"}`, `{"key":"***"}`},
 	} {
 		if got := Show([]byte(tc.in), 1000); got != tc.want {
 			t.Errorf("%s\nis shown as %s\nwant        %s", tc.in, got, tc.want)
@@ -470,7 +474,7 @@ func TestShow(t *testing.T) {
 	if got := Show([]byte(many), 50); len(got) > 100 {
 		t.Errorf("%q", got)
 	}
-	for in, want := range map[string]string{"plain": "plain", "a\nb": `a\nb`, "\x1b[31m": `\u001b[31m`, `"q"`: `"q"`, strings.Repeat("x", 99): strings.Repeat("x", 20) + "…"} {
+	for in, want := range map[string]string{"plain": "plain", "a\nb": `a\nb`, "\x1b[31m": `\u001b[31m`, `"q"`: `"q"`, "db://a:hunter2@h": "db://***@h", strings.Repeat("x", 99): strings.Repeat("x", 20) + "…"} {
 		if got := Plain(in, 20); got != want {
 			t.Errorf("%q is %q", in, got)
 		}

@@ -2,6 +2,8 @@ package approval
 
 import (
 	"bytes"
+	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode"
@@ -14,7 +16,33 @@ import (
 const masked = `"***"`
 
 // secrets are what the name of a member holds whose value is likely to be a credential. Names are compared without case and punctuation.
-var secrets = []string{"password", "passwd", "passphrase", "secret", "token", "apikey", "accesskey", "privatekey", "credential", "authorization", "cookie", "signature"}
+var secrets = []string{
+	"password", "passwd", "passphrase", "passcode", "pwd", "secret", "token", "apikey", "accesskey", "privatekey", "signingkey",
+	"encryptionkey", "credential", "authorization", "cookie", "signature", "bearer", "sessionid", "connectionstring",
+}
+
+// whole are names that would be found in harmless words.
+var whole = []string{"pass", "pin", "otp", "mfa", "totp", "auth", "jwt", "creds", "cvv", "cvc"}
+
+// form is what a text holds that is a credential whatever it is called.
+var form = regexp.MustCompile(`(?i)\b(?:bearer|basic)\s+[a-z0-9._~+/=-]{6,}|\beyJ[a-z0-9_-]{8,}\.[a-z0-9_.-]+|` +
+	`-----BEGIN [A-Z ]*PRIVATE KEY-----[A-Za-z0-9+/=\s]*|` +
+	`\b(?:gh[opsur]_|github_pat_|glpat-|sk-|sk_|xox[abeoprs]-|AKIA)[a-z0-9_-]{8,}|://[^/\s:@]*:[^/\s@]+@`)
+
+// mask puts three asterisks in place of what has the form of a credential, and leaves the rest, so that a human sees what a call does. It
+// looks only at what can be shown in so many bytes.
+func mask(s string, most int) string {
+	const window = 8 << 10 // of a credential that begins in what is shown
+	if most = max(most, 0) + window; len(s) > most {
+		s = strings.ToValidUTF8(s[:most], "")
+	}
+	return form.ReplaceAllStringFunc(s, func(found string) string {
+		if strings.HasPrefix(found, "://") {
+			return "://***@"
+		}
+		return "***"
+	})
+}
 
 func secret(name string) bool {
 	name = strings.Map(func(r rune) rune {
@@ -23,16 +51,11 @@ func secret(name string) bool {
 		}
 		return -1
 	}, name)
-	for _, s := range secrets {
-		if strings.Contains(name, s) {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(whole, name) || slices.ContainsFunc(secrets, func(s string) bool { return strings.Contains(name, s) })
 }
 
-// Show writes a JSON object for a human: compact, values of members that look like credentials masked, characters that do not show or
-// that turn a line around escaped, and no more than about most bytes; what is left out is counted. Text that is no JSON is not shown.
+// Show writes a JSON object for a human: compact, what looks like a credential by its name or by itself masked, characters that do not show
+// or that turn a line around escaped, and no more than about most bytes; what is left out is counted. Text that is no JSON is not shown.
 func Show(object []byte, most int) string {
 	if len(object) == 0 {
 		return ""
@@ -74,7 +97,7 @@ func Show(object []byte, most int) string {
 			continue
 		}
 		s := t.String()
-		b.WriteString(quote(s, most-b.Len()))
+		b.WriteString(quote(mask(s, most-b.Len()), most-b.Len()))
 		if isName && secret(s) {
 			if err := d.SkipValue(); err != nil {
 				return "(unreadable)"
@@ -90,7 +113,7 @@ func Show(object []byte, most int) string {
 
 // Plain makes a text of foreign origin fit to be read: as Show, for one line.
 func Plain(s string, most int) string {
-	q := quote(s, most)
+	q := quote(mask(s, most), most)
 	if q = q[1 : len(q)-1]; len(q) > most {
 		return cut(q, most) + "…"
 	}
