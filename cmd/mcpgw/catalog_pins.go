@@ -337,56 +337,18 @@ func memberLines(definition []byte) (map[string][]string, error) {
 	return out, nil
 }
 
-const (
-	maxDiff = 4 << 20 // cells of a comparison; more is shown as a whole
-	around  = 2       // lines that stay, before and after one that does not
-)
+// pinAround is how many lines that stay are shown before and after one that does not.
+const pinAround = 2
 
 // diffLines is the least that has to go ("- ") and come ("+ "), with a little of what stays ("  ") around it.
 func diffLines(a, b []string) []string {
-	var all []string
-	if len(a)*len(b) > maxDiff {
-		for _, l := range a {
-			all = append(all, "- "+l)
-		}
-		for _, l := range b {
-			all = append(all, "+ "+l)
-		}
-		return all
-	}
-	// longest[i][j] is the length of the longest common subsequence of a[i:] and b[j:].
-	longest := make([][]int32, len(a)+1)
-	for i := range longest {
-		longest[i] = make([]int32, len(b)+1)
-	}
-	for i := len(a) - 1; i >= 0; i-- {
-		for j := len(b) - 1; j >= 0; j-- {
-			if a[i] == b[j] {
-				longest[i][j] = longest[i+1][j+1] + 1
-			} else {
-				longest[i][j] = max(longest[i+1][j], longest[i][j+1])
-			}
-		}
-	}
-	for i, j := 0, 0; i < len(a) || j < len(b); {
-		switch {
-		case i < len(a) && j < len(b) && a[i] == b[j]:
-			all = append(all, "  "+a[i])
-			i, j = i+1, j+1
-		case i < len(a) && (j == len(b) || longest[i+1][j] >= longest[i][j+1]):
-			all = append(all, "- "+a[i])
-			i++
-		default:
-			all = append(all, "+ "+b[j])
-			j++
-		}
-	}
+	all := edit(a, b)
 	near := make([]bool, len(all))
 	for i, l := range all {
-		if l[0] == ' ' {
+		if l.kind == ' ' {
 			continue
 		}
-		for k := max(0, i-around); k <= min(len(all)-1, i+around); k++ {
+		for k := max(0, i-pinAround); k <= min(len(all)-1, i+pinAround); k++ {
 			near[k] = true
 		}
 	}
@@ -394,7 +356,7 @@ func diffLines(a, b []string) []string {
 	for i, l := range all {
 		switch {
 		case near[i]:
-			out = append(out, l)
+			out = append(out, string(l.kind)+" "+l.line)
 		case i == 0 || near[i-1]:
 			out = append(out, "  …")
 		}

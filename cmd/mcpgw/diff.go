@@ -2,24 +2,20 @@ package main
 
 import (
 	"fmt"
-	"io"
 	"strings"
 )
 
-// diffAround is how many equal lines a difference shows around what changed.
+// diffAround is how many equal lines a difference of files shows around what changed.
 const diffAround = 3
 
 // diffCells bounds the work of finding a short difference, in pairs of lines; beyond it everything counts as changed.
 const diffCells = 4_000_000
 
-// writeDiff writes the difference of two texts in the unified format.
-func writeDiff(w io.Writer, name, before, after string) error {
+// unified is the difference of two texts in the unified format, without the two lines that name them; empty where they are the same.
+func unified(before, after string) string {
 	a, b := strings.SplitAfter(before, "\n"), strings.SplitAfter(after, "\n")
-	a, b = withoutLast(a), withoutLast(b)
-	edits := edit(a, b)
-	if _, err := fmt.Fprintf(w, "--- %s\n+++ %s (formatted)\n", printable(name), printable(name)); err != nil {
-		return err
-	}
+	edits := edit(withoutLast(a), withoutLast(b))
+	var out strings.Builder
 	for i := 0; i < len(edits); {
 		if edits[i].kind == ' ' {
 			i++
@@ -43,17 +39,13 @@ func writeDiff(w io.Writer, name, before, after string) error {
 				added++
 			}
 		}
-		if _, err := fmt.Fprintf(w, "@@ -%d,%d +%d,%d @@\n", hunk[0].a+1, removed, hunk[0].b+1, added); err != nil {
-			return err
-		}
+		fmt.Fprintf(&out, "@@ -%d,%d +%d,%d @@\n", hunk[0].a+1, removed, hunk[0].b+1, added)
 		for _, e := range hunk {
-			if _, err := fmt.Fprintf(w, "%c%s\n", e.kind, printable(strings.TrimSuffix(e.line, "\n"))); err != nil {
-				return err
-			}
+			fmt.Fprintf(&out, "%c%s\n", e.kind, printable(strings.TrimSuffix(e.line, "\n")))
 		}
 		i = end
 	}
-	return nil
+	return out.String()
 }
 
 // withoutLast drops the empty line behind a last line break.
@@ -81,15 +73,20 @@ func edit(a, b []string) []edited {
 	for i < len(a) && j < len(b) && a[i] == b[j] {
 		keep()
 	}
-	if (len(a)-i)*(len(b)-j) <= diffCells {
-		// length[x][y] is how many lines a[x:] and b[y:] have in common, counted from where the two begin to differ.
+	endA, endB := len(a), len(b) // behind them both are the same
+	for endA > i && endB > j && a[endA-1] == b[endB-1] {
+		endA--
+		endB--
+	}
+	if (endA-i)*(endB-j) <= diffCells {
+		// length[x][y] is how many lines a[x:endA] and b[y:endB] have in common, counted from where the two begin to differ.
 		x0, y0 := i, j
-		length := make([][]int32, len(a)-x0+1)
+		length := make([][]int32, endA-x0+1)
 		for x := range length {
-			length[x] = make([]int32, len(b)-y0+1)
+			length[x] = make([]int32, endB-y0+1)
 		}
-		for x := len(a) - 1; x >= x0; x-- {
-			for y := len(b) - 1; y >= y0; y-- {
+		for x := endA - 1; x >= x0; x-- {
+			for y := endB - 1; y >= y0; y-- {
 				if a[x] == b[y] {
 					length[x-x0][y-y0] = length[x-x0+1][y-y0+1] + 1
 				} else {
@@ -97,7 +94,7 @@ func edit(a, b []string) []edited {
 				}
 			}
 		}
-		for i < len(a) && j < len(b) {
+		for i < endA && j < endB {
 			switch {
 			case a[i] == b[j]:
 				keep()
@@ -108,11 +105,14 @@ func edit(a, b []string) []edited {
 			}
 		}
 	}
-	for i < len(a) {
+	for i < endA {
 		drop()
 	}
-	for j < len(b) {
+	for j < endB {
 		add()
+	}
+	for i < len(a) {
+		keep()
 	}
 	return out
 }

@@ -36,10 +36,10 @@ func TestDiff(t *testing.T) {
 	a := "1\n2\n3\n4\n5\nold\nsame\ngone\n6\n7\n8\n9\n"
 	b := "1\n2\n3\n4\n5\nnew\nsame\n6\n7\n8\n9\n"
 	want := "@@ -3,9 +3,8 @@\n 3\n 4\n 5\n-old\n+new\n same\n-gone\n 6\n 7\n 8\n"
-	if got := diff([]byte(a), []byte(b)); got != want {
+	if got := unified(a, b); got != want {
 		t.Errorf("got\n%swant\n%s", got, want)
 	}
-	if got := diff([]byte("a"), []byte("b\n")); got != "@@ -1,1 +1,2 @@\n-a\n+b\n" {
+	if got := unified("a", "b\n"); got != "@@ -1,1 +1,1 @@\n-a\n+b\n" {
 		t.Errorf("got\n%s", got)
 	}
 }

@@ -60,7 +60,8 @@ With --list the files that would change are named, with --diff the changes are s
 				changed++
 				switch {
 				case diff:
-					err = writeDiff(c.OutOrStdout(), f.Name, string(f.Text), string(text))
+					name := printable(f.Name)
+					_, err = fmt.Fprintf(c.OutOrStdout(), "--- %s\n+++ %s (formatted)\n%s", name, name, unified(string(f.Text), string(text)))
 				case list, check:
 					_, err = fmt.Fprintln(c.OutOrStdout(), printable(f.Name))
 				default:

@@ -117,7 +117,7 @@ func promote(ctx context.Context, src *source, at *adminFlags, dry, bare bool, p
 			return nil, fmt.Errorf("the policy in force masks its decision log by %s, and the shadow has no package system.log; copy that file to the shadow, or add --without-log-rules", now.LogRules()[0].Name)
 		}
 	}
-	p := &promotion{File: src.file, Policy: engine.Revision(), Version: c.Version, Diff: diff(text, next), Warnings: checked.Warnings}
+	p := &promotion{File: src.file, Policy: engine.Revision(), Version: c.Version, Diff: unified(string(text), string(next)), Warnings: checked.Warnings}
 	if dry {
 		return p, nil
 	}
@@ -204,62 +204,4 @@ func printPromotion(w io.Writer, p *promotion, well bool) error {
 		fmt.Fprintf(w, "promoted: policy %s counts from the next start; no gateway answers at the admin address\n", p.Policy)
 	}
 	return nil
-}
-
-// diff shows the lines that differ, with three around them, in the form of diff -u.
-func diff(a, b []byte) string {
-	x, y := strings.SplitAfter(string(a), "\n"), strings.SplitAfter(string(b), "\n")
-	from := 0
-	for from < len(x) && from < len(y) && x[from] == y[from] {
-		from++
-	}
-	tail := 0
-	for tail < len(x)-from && tail < len(y)-from && x[len(x)-1-tail] == y[len(y)-1-tail] {
-		tail++
-	}
-	var out strings.Builder
-	line := func(mark, text string) {
-		if text != "" {
-			out.WriteString(mark + strings.TrimRight(text, "\r\n") + "\n")
-		}
-	}
-	start, end := max(0, from-3), min(3, tail)
-	fmt.Fprintf(&out, "@@ -%d,%d +%d,%d @@\n", start+1, len(x)-tail+end-start, start+1, len(y)-tail+end-start)
-	for _, text := range x[start:from] {
-		line(" ", text)
-	}
-	common(x[from:len(x)-tail], y[from:len(y)-tail], line)
-	for _, text := range x[len(x)-tail : len(x)-tail+end] {
-		line(" ", text)
-	}
-	return out.String()
-}
-
-// common walks the longest common run of lines of both.
-func common(x, y []string, line func(mark, text string)) {
-	long := make([][]int, len(x)+1)
-	for i := range long {
-		long[i] = make([]int, len(y)+1)
-	}
-	for i := len(x) - 1; i >= 0; i-- {
-		for j := len(y) - 1; j >= 0; j-- {
-			if long[i][j] = max(long[i+1][j], long[i][j+1]); x[i] == y[j] {
-				long[i][j] = long[i+1][j+1] + 1
-			}
-		}
-	}
-	i, j := 0, 0
-	for i < len(x) || j < len(y) {
-		switch {
-		case i < len(x) && j < len(y) && x[i] == y[j]:
-			line(" ", x[i])
-			i, j = i+1, j+1
-		case j == len(y) || i < len(x) && long[i+1][j] >= long[i][j+1]:
-			line("-", x[i])
-			i++
-		default:
-			line("+", y[j])
-			j++
-		}
-	}
 }
