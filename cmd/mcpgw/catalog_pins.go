@@ -9,7 +9,6 @@ import (
 	"io"
 	"net/http"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -233,7 +232,7 @@ server that has not answered stays, too. Look at the differences first with mcpg
 }
 
 // writeLock replaces a lock file in one step. It holds no secret, and others review it.
-func writeLock(file string, lock *catalog.Lock) (err error) {
+func writeLock(file string, lock *catalog.Lock) error {
 	text, err := lock.Text()
 	if err != nil {
 		return err
@@ -241,32 +240,10 @@ func writeLock(file string, lock *catalog.Lock) (err error) {
 	if len(text) > catalog.MaxLock {
 		return fmt.Errorf("the lock would have %d bytes, more than %d", len(text), catalog.MaxLock)
 	}
-	if real, err := filepath.EvalSymlinks(file); err == nil {
-		file = real
-	}
-	t, err := os.CreateTemp(filepath.Dir(file), "."+filepath.Base(file)+"-*")
-	if err != nil {
+	if err := replaceFile(file, text); err != nil {
 		return fmt.Errorf("the lock cannot be written: %w", err)
 	}
-	defer func() {
-		if err != nil {
-			_ = t.Close()
-			_ = os.Remove(t.Name()) // the error says more
-		}
-	}()
-	if _, err = t.Write(text); err != nil {
-		return err
-	}
-	if err = t.Chmod(0o644); err != nil {
-		return err
-	}
-	if err = t.Sync(); err != nil {
-		return err
-	}
-	if err = t.Close(); err != nil {
-		return err
-	}
-	return os.Rename(t.Name(), file)
+	return nil
 }
 
 // printDifference writes one difference in the manner of diff: member by member, texts by their lines.

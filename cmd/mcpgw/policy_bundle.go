@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -72,7 +70,7 @@ The same input gives the same bytes, unless the algorithm signs with random numb
 			if err != nil {
 				return err
 			}
-			if err := writeWhole(file, b.Archive); err != nil {
+			if err := replaceFile(file, b.Archive); err != nil {
 				return err
 			}
 			r := bundleReport{
@@ -142,22 +140,4 @@ by a gateway without verification.`,
 	c.Flags().StringVar(&entry, "entry-point", "", "the configuration's policy.entry_point, where it has one")
 	out.flag(c)
 	return c
-}
-
-// writeWhole replaces a file in one step: whoever reads it sees the old bytes or the new.
-func writeWhole(file string, b []byte) (err error) {
-	f, err := os.CreateTemp(filepath.Dir(file), "."+strings.TrimPrefix(filepath.Base(file), ".")+"-*")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			_ = os.Remove(f.Name()) // what stays behind is hidden and harmless
-		}
-	}()
-	_, err = f.Write(b)
-	if err = errors.Join(err, f.Chmod(0o644), f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), file)
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -84,29 +83,4 @@ With --list the files that would change are named, with --diff the changes are s
 	c.Flags().BoolVarP(&diff, "diff", "d", false, "show what would change instead of writing it")
 	c.Flags().BoolVar(&check, "check", false, "write nothing, and end with status 1 if a file would change")
 	return c
-}
-
-// replaceFile writes a file anew, whole or not at all: the text comes under another name first. A link stays one.
-func replaceFile(name string, text []byte) (err error) {
-	if name, err = filepath.EvalSymlinks(name); err != nil {
-		return err
-	}
-	info, err := os.Stat(name)
-	if err != nil {
-		return err
-	}
-	f, err := os.CreateTemp(filepath.Dir(name), ".mcpgw-fmt-*")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			_ = os.Remove(f.Name()) // the error is told already
-		}
-	}()
-	_, err = f.Write(text)
-	if err = errors.Join(err, f.Chmod(info.Mode().Perm()), f.Close()); err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), name)
 }

@@ -142,24 +142,6 @@ func promote(ctx context.Context, src *source, at *adminFlags, dry, bare bool, p
 	return p, p.await(ctx, at, before.Fault, patience)
 }
 
-// writeBeside writes a file of the same mode next to another.
-func writeBeside(file string, text []byte) (name string, err error) {
-	info, err := os.Stat(file)
-	if err != nil {
-		return "", err
-	}
-	f, err := os.CreateTemp(filepath.Dir(file), "."+filepath.Base(file)+".*")
-	if err != nil {
-		return "", err
-	}
-	_, err = f.Write(text)
-	if err = errors.Join(err, f.Chmod(info.Mode().Perm()), f.Sync(), f.Close()); err != nil {
-		_ = os.Remove(f.Name()) // the first error is the one to tell
-		return "", err
-	}
-	return f.Name(), nil
-}
-
 // await asks the gateway until the promoted configuration is in force.
 func (p *promotion) await(ctx context.Context, at *adminFlags, fault string, patience time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
