@@ -2,56 +2,27 @@ package approval
 
 import (
 	"bytes"
-	"regexp"
-	"slices"
 	"strconv"
 	"strings"
 	"unicode"
 	"unicode/utf8"
 
 	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/mcpgw/mcpgw/pkg/identity"
 )
 
 // masked stands for a value that a human need not see to know what a call does.
 const masked = `"***"`
 
-// secrets are what the name of a member holds whose value is likely to be a credential. Names are compared without case and punctuation.
-var secrets = []string{
-	"password", "passwd", "passphrase", "passcode", "pwd", "secret", "token", "apikey", "accesskey", "privatekey", "signingkey",
-	"encryptionkey", "credential", "authorization", "cookie", "signature", "bearer", "sessionid", "connectionstring",
-}
-
-// whole are names that would be found in harmless words.
-var whole = []string{"pass", "pin", "otp", "mfa", "totp", "auth", "jwt", "creds", "cvv", "cvc"}
-
-// form is what a text holds that is a credential whatever it is called.
-var form = regexp.MustCompile(`(?i)\b(?:bearer|basic)\s+[a-z0-9._~+/=-]{6,}|\beyJ[a-z0-9_-]{8,}\.[a-z0-9_.-]+|` +
-	`-----BEGIN [A-Z ]*PRIVATE KEY-----[A-Za-z0-9+/=\s]*|` +
-	`\b(?:gh[opsur]_|github_pat_|glpat-|sk-|sk_|xox[abeoprs]-|AKIA)[a-z0-9_-]{8,}|://[^/\s:@]*:[^/\s@]+@`)
-
-// mask puts three asterisks in place of what has the form of a credential, and leaves the rest, so that a human sees what a call does. It
-// looks only at what can be shown in so many bytes.
+// mask hides what has the form of a credential, and leaves the rest, so that a human sees what a call does. It looks only at what can be
+// shown in so many bytes.
 func mask(s string, most int) string {
 	const window = 8 << 10 // of a credential that begins in what is shown
 	if most = max(most, 0) + window; len(s) > most {
 		s = strings.ToValidUTF8(s[:most], "")
 	}
-	return form.ReplaceAllStringFunc(s, func(found string) string {
-		if strings.HasPrefix(found, "://") {
-			return "://***@"
-		}
-		return "***"
-	})
-}
-
-func secret(name string) bool {
-	name = strings.Map(func(r rune) rune {
-		if unicode.IsLetter(r) || unicode.IsDigit(r) {
-			return unicode.ToLower(r)
-		}
-		return -1
-	}, name)
-	return slices.Contains(whole, name) || slices.ContainsFunc(secrets, func(s string) bool { return strings.Contains(name, s) })
+	return identity.MaskCredentials(s)
 }
 
 // Show writes a JSON object for a human: compact, what looks like a credential by its name or by itself masked, characters that do not show
@@ -98,7 +69,7 @@ func Show(object []byte, most int) string {
 		}
 		s := t.String()
 		b.WriteString(quote(mask(s, most-b.Len()), most-b.Len()))
-		if isName && secret(s) {
+		if isName && identity.NamesCredential(s) {
 			if err := d.SkipValue(); err != nil {
 				return "(unreadable)"
 			}

@@ -12,6 +12,7 @@ import (
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 
+	"github.com/mcpgw/mcpgw/pkg/identity"
 	configv1 "github.com/mcpgw/mcpgw/proto/mcpgw/config/v1"
 )
 
@@ -189,7 +190,6 @@ func (im *importer) http(server string, e entry) *configv1.HTTPTransport {
 var (
 	variable         = regexp.MustCompile(`^\$\{(?:env:)?([A-Za-z_][A-Za-z0-9_]*)\}$`)
 	prefixedVariable = regexp.MustCompile(`^([A-Za-z]+ )\$\{(?:env:)?([A-Za-z_][A-Za-z0-9_]*)\}$`)
-	secretName       = regexp.MustCompile(`(?i)token|secret|passw|credential|authorization|api.?key|_key$`)
 )
 
 // value turns ${NAME} into a reference to the variable.
@@ -200,7 +200,7 @@ func (im *importer) value(server, name, text string) *configv1.Value {
 	switch {
 	case strings.Contains(text, "${"):
 		im.warn(server, "%s is taken as it stands; nothing is put in for ${…}", name)
-	case secretName.MatchString(name):
+	case identity.NamesCredential(name) || strings.HasSuffix(strings.ToLower(name), "_key"):
 		im.warn(server, "%s looks like a secret; move it to a file or the environment, and write `file` or `env` for `value`", name)
 	}
 	return &configv1.Value{Source: &configv1.Value_Value{Value: text}}

@@ -3,37 +3,18 @@ package decision
 import (
 	"bytes"
 	"fmt"
-	"regexp"
-	"slices"
 	"strings"
 
 	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/mcpgw/mcpgw/pkg/identity"
 )
-
-// secretNames are letters in a member's name by which it is taken for a credential, after all but letters and digits has been left out.
-var secretNames = []string{
-	"password", "passwd", "passphrase", "secret", "token", "apikey", "accesskey", "privatekey", "credential", "authorization", "cookie", "bearer",
-}
-
-// wholeNames would be found in harmless words: they count only as a whole.
-var wholeNames = []string{"pin", "otp", "cvv", "session", "auth", "pwd", "pass"}
-
-// secretValues are texts that are credentials whatever they are called.
-var secretValues = regexp.MustCompile(`(?i)\b(bearer|basic) +[\w.~+/=-]{8,}|\beyJ[\w-]+\.[\w-]+\.|-----BEGIN|\b(sk|ghp|gho|glpat|xox[abp])[-_]\w{8,}|\bAKIA[0-9A-Z]{12,}|://[^/\s:@]+:[^/\s@]+@`)
 
 const hidden = `"[hidden]"`
 
+// secretName is for names of arguments and claims: there, a session is what its holder may act with.
 func secretName(name string) bool {
-	plain := strings.Map(func(r rune) rune {
-		switch {
-		case r >= 'A' && r <= 'Z':
-			return r + 'a' - 'A'
-		case r >= 'a' && r <= 'z', r >= '0' && r <= '9':
-			return r
-		}
-		return -1
-	}, name)
-	return slices.Contains(wholeNames, plain) || slices.ContainsFunc(secretNames, func(s string) bool { return strings.Contains(plain, s) })
+	return identity.NamesCredential(name) || strings.EqualFold(name, "session")
 }
 
 // HideSecrets replaces, in the JSON text of a question or of a ruling, what looks like a credential by "[hidden]": members of arguments and claims by
@@ -102,7 +83,7 @@ func hide(in *jsontext.Decoder, out *jsontext.Encoder, path string, open, short 
 			return err
 		}
 		s := t.String()
-		if secretValues.MatchString(s) {
+		if identity.HoldsCredential(s) {
 			return out.WriteValue(jsontext.Value(hidden))
 		}
 		return out.WriteToken(jsontext.String(s))

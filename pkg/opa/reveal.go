@@ -10,6 +10,7 @@ import (
 	"github.com/open-policy-agent/opa/v1/storage"
 	"github.com/open-policy-agent/opa/v1/topdown"
 
+	"github.com/mcpgw/mcpgw/pkg/identity"
 	"github.com/mcpgw/mcpgw/pkg/policy"
 )
 
@@ -42,33 +43,7 @@ type secrets struct {
 	claims *ast.Term // all that rules read of them
 }
 
-// credentialWords are what a name holds that is one of a credential, once all but letters and digits is gone.
-var credentialWords = []string{
-	"password", "passwd", "passphrase", "passcode", "pwd", "secret", "token", "apikey", "accesskey", "privatekey", "signingkey", "encryptionkey",
-	"authorization", "cookie", "credential", "bearer", "sessionid", "connectionstring",
-}
-
-// credentialNames are names that are one as a whole.
-var credentialNames = []string{"pass", "pin", "otp", "mfa", "totp", "auth", "jwt", "creds", "cvv", "cvc"}
-
-// secretName reports whether a name is that of a credential.
-func secretName(name string) bool {
-	plain := strings.Map(func(r rune) rune {
-		switch {
-		case 'a' <= r && r <= 'z' || '0' <= r && r <= '9' || r > 0x7f:
-			return r
-		case 'A' <= r && r <= 'Z':
-			return r | 0x20
-		}
-		return -1
-	}, name)
-	return slices.Contains(credentialNames, plain) || slices.ContainsFunc(credentialWords, func(w string) bool { return strings.Contains(plain, w) })
-}
-
-// Texts that are credentials whatever they are called, and those within a URL or a header line.
 var (
-	secretText = regexp.MustCompile(`(?i)\b(?:bearer|basic)\s+[a-z0-9._~+/=-]{6,}|\beyJ[a-z0-9_-]{8,}\.[a-z0-9_-]+|-----BEGIN [A-Z ]*PRIVATE KEY|` +
-		`\b(?:gh[opsur]_|github_pat_|glpat-|sk-|sk_|xox[abeoprs]-|AKIA|mcpgw_)[a-z0-9_-]{8,}|://[^/\s:@]*:[^/\s@]+@`)
 	pairText = regexp.MustCompile(`([A-Za-z0-9_.-]{2,64})["']?\s*[=:]\s*["']?[^\s"'&;,]`)
 	typed    = regexp.MustCompile(`^operand \d+ must be [a-z_{}, ]+ but got [a-z_]+$`)
 )
@@ -97,7 +72,7 @@ func (s *secrets) collect(v ast.Value, secret bool) {
 		named := namesCredential(v)
 		v.Foreach(func(k, below *ast.Term) {
 			name, _ := k.Value.(ast.String)
-			s.collect(below.Value, secret || secretName(string(name)) || named && !isName(string(name)))
+			s.collect(below.Value, secret || identity.NamesCredential(string(name)) || named && !isName(string(name)))
 		})
 	case *ast.Array:
 		v.Foreach(func(t *ast.Term) { s.collect(t.Value, secret) })
@@ -133,7 +108,7 @@ func namesCredential(o ast.Object) bool {
 	o.Foreach(func(k, v *ast.Term) {
 		name, ok := k.Value.(ast.String)
 		value, text := v.Value.(ast.String)
-		found = found || ok && text && isName(string(name)) && secretName(string(value))
+		found = found || ok && text && isName(string(name)) && identity.NamesCredential(string(value))
 	})
 	return found
 }
@@ -144,11 +119,11 @@ func (s *secrets) tainted(text string) bool {
 		return true
 	}
 	text = text[:min(len(text), window)]
-	if secretText.MatchString(text) {
+	if identity.HoldsCredential(text) {
 		return true
 	}
 	for _, m := range pairText.FindAllStringSubmatch(text, -1) {
-		if secretName(m[1]) {
+		if identity.NamesCredential(m[1]) {
 			return true
 		}
 	}
@@ -167,13 +142,13 @@ var (
 
 // source is a piece of a policy's text. Where it is about a credential, what it is compared with may be one.
 func (s *secrets) source(text string) string {
-	about := slices.ContainsFunc(word.FindAllString(literal.ReplaceAllString(text, ""), -1), secretName)
+	about := slices.ContainsFunc(word.FindAllString(literal.ReplaceAllString(text, ""), -1), identity.NamesCredential)
 	for _, m := range element.FindAllStringSubmatch(text, -1) {
-		about = about || secretName(m[1])
+		about = about || identity.NamesCredential(m[1])
 	}
 	return literal.ReplaceAllStringFunc(text, func(l string) string {
 		plain := l[1 : len(l)-1]
-		if about && !secretName(plain) || s.tainted(plain) {
+		if about && !identity.NamesCredential(plain) || s.tainted(plain) {
 			return `"…"`
 		}
 		return l
@@ -191,7 +166,7 @@ func (s *secrets) cleanText(text string) string {
 // show writes a value that stands under a path.
 func (s *secrets) show(path []string, v ast.Value) string {
 	for i, name := range path {
-		if secretName(name) && (i < len(path)-1 || !counts(name, v)) {
+		if identity.NamesCredential(name) && (i < len(path)-1 || !counts(name, v)) {
 			return Masked
 		}
 	}
@@ -303,7 +278,7 @@ func (w *shower) object(o ast.Object) {
 		w.value(k.Value)
 		w.text(": ")
 		name, _ := k.Value.(ast.String)
-		if secretName(string(name)) && !counts(string(name), v.Value) || named && !isName(string(name)) {
+		if identity.NamesCredential(string(name)) && !counts(string(name), v.Value) || named && !isName(string(name)) {
 			w.text(Masked)
 		} else {
 			w.value(v.Value)
