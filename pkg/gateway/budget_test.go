@@ -111,7 +111,7 @@ func exchange(t testing.TB, g *gateway.Gateway, h *gateway.Head, body []byte) ga
 }
 
 func call(name string) []byte {
-	return fmt.Appendf(nil, `{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{"name":%q,"arguments":{"n":5,"text":"hello"},%s}}`, name, meta)
+	return fmt.Appendf(nil, `{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{"name":%q,"arguments":{"n":5,"text":"hello"},%s}}`, name, modernMeta)
 }
 
 // Budgets of allocations for one exchange, head and body, ruling from the cache. They are spent on: the record and the exchange (1), the
@@ -130,7 +130,7 @@ func TestAllocationsOfAnExchange(t *testing.T) {
 		budget float64
 	}{
 		{"a direct call, renamed", head("tools/call", "s3_t2"), call("s3_t2"), callAllocs},
-		{"a warm list of 1,000 tools", head("tools/list", ""), []byte(`{"jsonrpc":"2.0","id":7,"method":"tools/list","params":{` + meta + `}}`), listAllocs},
+		{"a warm list of 1,000 tools", head("tools/list", ""), []byte(`{"jsonrpc":"2.0","id":7,"method":"tools/list","params":{` + modernMeta + `}}`), listAllocs},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			exchange(t, g, c.head, c.body) // warm
@@ -158,7 +158,7 @@ func BenchmarkDirectCall(b *testing.B) {
 
 func BenchmarkWarmList1000(b *testing.B) {
 	g, _ := world(b, 20, 50)
-	h, body := head("tools/list", ""), []byte(`{"jsonrpc":"2.0","id":7,"method":"tools/list","params":{`+meta+`}}`)
+	h, body := head("tools/list", ""), []byte(`{"jsonrpc":"2.0","id":7,"method":"tools/list","params":{`+modernMeta+`}}`)
 	b.ReportAllocs()
 	for b.Loop() {
 		exchange(b, g, h, body)

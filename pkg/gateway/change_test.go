@@ -97,37 +97,10 @@ func changer(t testing.TB) *gateway.Gateway {
 	return g
 }
 
-type header [][2]string
-
-func (l header) Get(name string) string {
-	if v := l.Values(name); len(v) > 0 {
-		return v[0]
-	}
-	return ""
-}
-
-func (l header) Values(name string) (out []string) {
-	for _, h := range l {
-		if h[0] == name {
-			out = append(out, h[1])
-		}
-	}
-	return out
-}
-
-func (l header) Names() (out []string) {
-	for _, h := range l {
-		out = append(out, h[0])
-	}
-	return out
-}
-
-const modernMeta = `"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{}}`
-
 // sends lets a gateway judge a modern message.
 func sends(t interface{ Fatalf(string, ...any) }, g *gateway.Gateway, method, name, params string, more ...[2]string) (*gateway.Exchange, gateway.Verdict, string) {
 	body := `{"jsonrpc":"2.0" , "id":9007199254740993,"method":"` + method + `","params":{` + params + `,` + modernMeta + `}}`
-	h := append(header{
+	h := append(lines{
 		{"authorization", "Bearer key"},
 		{"content-type", "application/json"},
 		{"accept", "application/json, text/event-stream"},
@@ -273,7 +246,7 @@ func TestWhoCanOnlyLetPassRefusesChanges(t *testing.T) {
 			}
 		}
 		body := `{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"` + name + `",` + modernMeta + `}}`
-		h := header{
+		h := lines{
 			{"authorization", "Bearer key"},
 			{"content-type", "application/json"},
 			{"accept", "application/json, text/event-stream"},
@@ -288,7 +261,7 @@ func TestWhoCanOnlyLetPassRefusesChanges(t *testing.T) {
 	}
 	for uri, passes := range map[string]bool{"test://a": false, "test://b": false} { // one rewritten, one redacted
 		body := `{"jsonrpc":"2.0","id":1,"method":"subscriptions/listen","params":{"notifications":{"resourceSubscriptions":["` + uri + `"]},` + modernMeta + `}}`
-		h := header{
+		h := lines{
 			{"authorization", "Bearer key"},
 			{"content-type", "application/json"},
 			{"accept", "application/json, text/event-stream"},

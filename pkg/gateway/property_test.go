@@ -96,7 +96,7 @@ func TestPropertyCompositeIsItsParts(t *testing.T) {
 		return &gateway.Head{Listener: "main", Method: "POST", Path: path, Header: h}
 	}
 	names := func(t *rapid.T, key, path string) (out []string) {
-		_, v := post(g, request(key, path, "tools/list", ""), []byte(`{"jsonrpc":"2.0","id":1,"method":"tools/list","params":{`+meta+`}}`))
+		_, v := post(g, request(key, path, "tools/list", ""), []byte(`{"jsonrpc":"2.0","id":1,"method":"tools/list","params":{`+modernMeta+`}}`))
 		var r struct {
 			Result struct {
 				Tools []struct{ Name string }
@@ -142,7 +142,7 @@ func TestPropertyCompositeIsItsParts(t *testing.T) {
 				for _, tool := range []string{"t0", "t1", "t2"} {
 					arguments := rapid.SampledFrom([]string{`{}`, `{"n":1}`, `{"n":2}`, `{"n":null}`, `{"n":"x"}`}).Draw(t, "arguments")
 					body := func(name string) []byte {
-						return fmt.Appendf(nil, `{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":%q,"arguments":%s,%s}}`, name, arguments, meta)
+						return fmt.Appendf(nil, `{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":%q,"arguments":%s,%s}}`, name, arguments, modernMeta)
 					}
 					whole, wv := post(g, request(key, "/mcp", "tools/call", server+"_"+tool), body(server+"_"+tool))
 					part, pv := post(g, request(key, "/mcp/"+server, "tools/call", tool), body(tool))
