@@ -161,7 +161,7 @@ func (s *Source) pause(d time.Duration) time.Duration {
 // backoff is how long to wait after so many failures before the last.
 func backoff(failures int, poll time.Duration) time.Duration {
 	const first = 200 * time.Millisecond
-	return min(first<<min(failures, 16), max(first, poll))
+	return min(first<<min(failures, 16), poll)
 }
 
 // lookTime bounds one look, besides what the server may hold a request.
