@@ -16,7 +16,7 @@ import (
 
 // TestRego runs the Rego tests that lie beside the shipped modules.
 func TestRego(t *testing.T) {
-	results, err := opa.Test(t.Context(), nil, nil)
+	results, err := opa.RunTests(t.Context(), opa.TestOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -369,7 +369,7 @@ func TestStarter(t *testing.T) {
 			data = append(data, opa.File{Name: name, Text: text})
 		}
 	}
-	results, err := opa.Test(t.Context(), modules, data)
+	results, err := opa.RunTests(t.Context(), opa.TestOptions{Modules: modules, Data: data})
 	if err != nil || len(results) < 5 {
 		t.Fatalf("%d tests, %v", len(results), err)
 	}

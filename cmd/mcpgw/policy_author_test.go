@@ -82,7 +82,7 @@ func TestPolicyInit(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		results, err := opa.Test(t.Context(), modules, data)
+		results, err := opa.RunTests(t.Context(), opa.TestOptions{Modules: modules, Data: data})
 		if err != nil || len(results) < 5 {
 			t.Fatalf("%d tests, %v", len(results), err)
 		}

@@ -17,10 +17,10 @@ func secretName(name string) bool {
 	return identity.NamesCredential(name) || strings.EqualFold(name, "session")
 }
 
-// HideSecrets replaces, in the JSON text of a question or of a ruling, what looks like a credential by "[hidden]": members of arguments and claims by
+// hideSecrets replaces, in the JSON text of a question or of a ruling, what looks like a credential by "[hidden]": members of arguments and claims by
 // their names, at any depth, and texts by their form. It is for eyes, not for evaluation. A text of more than most bytes has its
 // arguments left out. What cannot be read is left out as a whole.
-func HideSecrets(question []byte, most int) []byte {
+func hideSecrets(question []byte, most int) []byte {
 	in := jsontext.NewDecoder(bytes.NewReader(question), jsontext.AllowDuplicateNames(true))
 	var b bytes.Buffer
 	out := jsontext.NewEncoder(&b, jsontext.AllowDuplicateNames(true))

@@ -11,7 +11,7 @@ import (
 func TestHideSecrets(t *testing.T) {
 	for _, name := range []string{"password", "Password", "db_password", "api-key", "API_KEY", "x-api-key", "accessToken", "client_secret", "Authorization", "cookie", "privateKey", "credentials", "pwd", "pin", "session"} {
 		q := `{"arguments":{"deep":[{"` + name + `":{"value":"hunter2"}}],"n":9007199254740993},"subject":{"claims":{"` + name + `":"hunter2"}}}`
-		got := string(HideSecrets([]byte(q), 1<<20))
+		got := string(hideSecrets([]byte(q), 1<<20))
 		if strings.Contains(got, "hunter2") || !strings.Contains(got, "9007199254740993") || !json.Valid([]byte(got)) {
 			t.Errorf("%s: %s", name, got)
 		}
@@ -21,15 +21,15 @@ func TestHideSecrets(t *testing.T) {
 		"AKIAABCDEFGHIJKLMNOP", "https://user:hunter2@example.com/",
 	} {
 		b, _ := json.Marshal(map[string]any{"arguments": map[string]any{"text": "take " + value}})
-		if got := string(HideSecrets(b, 1<<20)); got != `{"arguments":{"text":"[hidden]"}}` {
+		if got := string(hideSecrets(b, 1<<20)); got != `{"arguments":{"text":"[hidden]"}}` {
 			t.Errorf("%s: %s", value, got)
 		}
 	}
 	plain := `{"subject":{"id":"ann","roles":["pinner"],"claims":{"iss":"x"}},"resource":{"name":"reset_password","tags":["secret"]},"arguments":{"spinner":1.0,"path":"/a\u00e9","list":[null,true,-1e3]},"context":{"session":{"labels":["x"]}}}`
-	if got := string(HideSecrets([]byte(plain), 1<<20)); got != strings.Replace(plain, `\u00e9`, "é", 1) {
+	if got := string(hideSecrets([]byte(plain), 1<<20)); got != strings.Replace(plain, `\u00e9`, "é", 1) {
 		t.Errorf("changed what is no secret:\n%s\n%s", got, plain)
 	}
-	if got := string(HideSecrets([]byte(plain), 10)); strings.Contains(got, "spinner") || !strings.Contains(got, "ann") {
+	if got := string(hideSecrets([]byte(plain), 10)); strings.Contains(got, "spinner") || !strings.Contains(got, "ann") {
 		t.Errorf("too long: %s", got)
 	}
 	ruling := result{Effect: policy.Allow, Rewrite: []change{
@@ -42,7 +42,7 @@ func TestHideSecrets(t *testing.T) {
 	if string(ruling.Rewrite[0].Value) != `"hunter2"` {
 		t.Error("the ruling itself was changed")
 	}
-	if got := string(HideSecrets([]byte(`{"arguments":{"a":`), 10)); got != hidden {
+	if got := string(hideSecrets([]byte(`{"arguments":{"a":`), 10)); got != hidden {
 		t.Errorf("no JSON: %s", got)
 	}
 }

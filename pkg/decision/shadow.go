@@ -289,7 +289,7 @@ func (s *Shadow) keep(p place, e *Entry, live, shadow *result) {
 	if err != nil {
 		text = []byte(`{}`)
 	}
-	sample := Sample{DecisionID: q.Context.RequestID, Time: q.Context.Time, Question: HideSecrets(text, maxSampleBytes)}
+	sample := Sample{DecisionID: q.Context.RequestID, Time: q.Context.Time, Question: hideSecrets(text, maxSampleBytes)}
 	sample.Live, sample.Shadow = live.shown(), shadow.shown()
 	if len(sample.Question) > maxSampleBytes {
 		sample.Question = []byte(`"[left out: too long]"`)
@@ -310,7 +310,7 @@ func (r *result) shown() json.RawMessage {
 	if err != nil {
 		return json.RawMessage(`{}`)
 	}
-	if b = HideSecrets(b, len(b)); len(b) > maxSampleBytes {
+	if b = hideSecrets(b, len(b)); len(b) > maxSampleBytes {
 		return json.RawMessage(`"[left out: too long]"`)
 	}
 	return b

@@ -28,7 +28,7 @@ type Record struct {
 	Server     string
 	Item       string // the origin's own name
 	Public     string // the name the client used, where it resolved
-	Lane       string // answer, direct or broker
+	Lane       string // answer, direct or broker; or [LaneAuthorize]
 	Ruling     *policy.Ruling
 	Rewritten  int    // values and matches in the arguments that policy has changed
 	Redactions int    // changes of the result that policy demands

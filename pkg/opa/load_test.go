@@ -264,7 +264,7 @@ func TestReadDir(t *testing.T) {
 	if r := e.Decide(t.Context(), call(tool("x", ""), "")); r.Effect != "allow" {
 		t.Errorf("%+v", r)
 	}
-	results, err := Test(t.Context(), modules, data)
+	results, err := RunTests(t.Context(), TestOptions{Modules: modules, Data: data})
 	if err != nil || len(results) != 2 {
 		t.Fatalf("Test = %+v, %v", results, err)
 	}
@@ -283,11 +283,11 @@ func TestReadDir(t *testing.T) {
 
 // Tests are compiled as strictly as what they test.
 func TestTestFaults(t *testing.T) {
-	_, err := Test(t.Context(), []File{{"p_test.rego", []byte("package mcpgw.policy_test\n\ntest_a if data.mcpgw.policy.alow\n")}}, nil)
+	_, err := RunTests(t.Context(), TestOptions{Modules: []File{{"p_test.rego", []byte("package mcpgw.policy_test\n\ntest_a if data.mcpgw.policy.alow\n")}}})
 	if err == nil || !strings.Contains(err.Error(), "p_test.rego:3:22: there is no rule data.mcpgw.policy") {
 		t.Errorf("Test: %v", err)
 	}
-	_, err = Test(t.Context(), []File{{"p_test.rego", []byte("package mcpgw.policy_test\n\ntest_a if input.subject.rolez\n")}}, nil)
+	_, err = RunTests(t.Context(), TestOptions{Modules: []File{{"p_test.rego", []byte("package mcpgw.policy_test\n\ntest_a if input.subject.rolez\n")}}})
 	if err == nil || !strings.HasPrefix(err.Error(), "p_test.rego:3:11: undefined ref: input.subject.rolez") {
 		t.Errorf("Test: %v", err)
 	}

@@ -30,7 +30,7 @@ const (
 )
 
 // ReadDir reads the Rego files of a directory and of those below it, in the order of their names. Hidden files and directories
-// are left out. Tests (*_test.rego) are in it, because [Test] wants them; [Load] passes them over.
+// are left out. Tests (*_test.rego) are in it, because [RunTests] wants them; [Load] passes them over.
 func ReadDir(dir string) ([]File, error) {
 	var names []string
 	if i, err := os.Lstat(dir); err == nil && i.Mode()&fs.ModeSymlink != 0 {

@@ -74,11 +74,6 @@ var questionBuiltin = &ast.Builtin{
 // forTests marks the shipped modules that only tests may use.
 const forTests = shippedPrefix + "test/"
 
-// Test runs the tests among the modules with what [TestOptions] has by default.
-func Test(ctx context.Context, modules, data []File) ([]TestResult, error) {
-	return RunTests(ctx, TestOptions{Modules: modules, Data: data})
-}
-
 // RunTests runs Rego tests, as strictly compiled as [Load] would and with the shipped modules at hand. As in the gateway, a built-in
 // function that fails is an error. Results come by place. The error is [Faults] if nothing could be run.
 func RunTests(ctx context.Context, o TestOptions) ([]TestResult, error) {

@@ -340,7 +340,7 @@ func TestCoverage(t *testing.T) {
 
 // TestShippedTestsShowTheirRules: the gateway's own tests say why they fail, too.
 func TestShippedTestsShowTheirRules(t *testing.T) {
-	results, err := Test(t.Context(), nil, nil)
+	results, err := RunTests(t.Context(), TestOptions{})
 	if err != nil || len(results) < 20 {
 		t.Fatalf("%d tests, %v", len(results), err)
 	}

@@ -30,7 +30,7 @@ type Exchange struct {
 	Public    string // the name the client used
 	Era       string // modern or legacy
 	Revision  string
-	Lane      string // answer, direct or broker
+	Lane      string // answer, direct, broker or ext_authz
 
 	Effect         string // allow, deny or ask; empty when policy was not asked
 	Rules          []string
