@@ -63,6 +63,30 @@ func saveCatalog(c *cobra.Command, at *adminFlags, file string) error {
 	return err
 }
 
+// maxCatalog bounds a saved catalog.
+const maxCatalog = 256 << 20
+
+// readCatalog reads what saveCatalog wrote.
+func readCatalog(file string) (*catalog.Directory, error) {
+	in, err := os.Open(file)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = in.Close() }() // only read from
+	text, err := io.ReadAll(io.LimitReader(in, maxCatalog+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(text) > maxCatalog {
+		return nil, fmt.Errorf("%s: more than %d MiB", file, maxCatalog>>20)
+	}
+	saved, err := catalog.ReadSaved(text)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w; write one with mcpgw catalog --save", file, err)
+	}
+	return saved, nil
+}
+
 func printCatalog(w io.Writer, r *server.CatalogReport) error {
 	if r.Fault != "" {
 		fmt.Fprintf(w, "The last change of the configuration was refused; version %s stays in force:\n%s\n\n", r.Configuration, r.Fault)

@@ -213,26 +213,11 @@ func (f *explainFlags) explainOffline(c *cobra.Command, req *server.ExplainReque
 	return server.ExplainOffline(c.Context(), conf, items, req)
 }
 
-// maxCatalog bounds a saved catalog.
-const maxCatalog = 256 << 20
-
-// savedItems reads what `mcpgw catalog --save` wrote.
+// savedItems are all items of a saved catalog.
 func savedItems(file string) ([]*catalog.Item, error) {
-	in, err := os.Open(file)
+	saved, err := readCatalog(file)
 	if err != nil {
 		return nil, err
-	}
-	defer func() { _ = in.Close() }() // only read from
-	text, err := io.ReadAll(io.LimitReader(in, maxCatalog+1))
-	if err != nil {
-		return nil, err
-	}
-	if len(text) > maxCatalog {
-		return nil, fmt.Errorf("%s: more than %d MiB", file, maxCatalog>>20)
-	}
-	saved, err := catalog.ReadSaved(text)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w; write one with mcpgw catalog --save", file, err)
 	}
 	var items []*catalog.Item
 	for _, srv := range saved.Servers() {

@@ -196,14 +196,8 @@ func (f *policyTest) questions(ctx context.Context, dir, file string) (q policyt
 			return q, nil
 		}
 	}
-	files, err := opa.ReadFiles(name)
-	if err != nil {
-		return q, err
-	}
-	if q.Catalog, err = catalog.ReadSaved(files[0].Text); err != nil {
-		return q, fmt.Errorf("%s: %w", name, err)
-	}
-	return q, nil
+	q.Catalog, err = readCatalog(name)
+	return q, err
 }
 
 // fromHere is a path as seen from here, if it is below.
