@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"os"
 	"strings"
 	"time"
@@ -66,6 +67,9 @@ func (f *adminFlags) ask(ctx context.Context, method, path string, body, out any
 	client := http.Client{Timeout: time.Minute, Transport: admin.Transport(at.Network, at.Address)}
 	resp, err := client.Do(req)
 	if err != nil {
+		if u := (*url.Error)(nil); errors.As(err, &u) {
+			err = u.Err // the URL is of no use to anybody: its host is made up
+		}
 		return fmt.Errorf("no gateway answers at %s: %w; start it with mcpgw run, or name its configuration with --config", at, err)
 	}
 	defer func() { _ = resp.Body.Close() }() // only read from

@@ -90,7 +90,7 @@ func approveCommand() *cobra.Command {
 expires: the same tool with the same arguments under the same policy. With --deny such calls are refused until the answer expires. An
 answer that was not used yet can be changed. The gateway's log tells who answered.`,
 		Example: "  mcpgw approve XRH2ZCEMBVQUNLQ2KIXJ5ZLDLE --config mcpgw.yaml\n  mcpgw approve --deny XRH2ZCEMBVQUNLQ2KIXJ5ZLDLE",
-		Args:    cobra.ExactArgs(1),
+		Args:    between(1, 1),
 		RunE: func(c *cobra.Command, args []string) error {
 			if args[0] == "" || strings.ContainsAny(args[0], "/.") {
 				return fmt.Errorf("%q is no ID; mcpgw approvals lists those that wait", args[0])

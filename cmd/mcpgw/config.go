@@ -17,7 +17,7 @@ func configCommand() *cobra.Command {
 		Long: `Import reads the JSON form in which desktop clients name their MCP servers and prints a configuration for this machine alone: those
 servers, one loopback listener without credentials, policies in ./policies. What has no place there is said on standard error.`,
 		Example: "  mcpgw config import claude_desktop_config.json > mcpgw.yaml",
-		Args:    cobra.ExactArgs(1),
+		Args:    between(1, 1),
 		RunE: func(c *cobra.Command, args []string) error {
 			data, err := os.ReadFile(args[0])
 			if err != nil {

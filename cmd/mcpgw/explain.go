@@ -61,7 +61,7 @@ Asking a gateway needs an operator's key that may explain (admin.operators), or 
   mcpgw explain --as reader tools/call git_git_log '{"max_count": 51}'
   mcpgw explain --as ann --role writer --claim org=acme tools/call git/git_commit '{"message": "x"}' --output json
   mcpgw explain --offline --as reader --server git --annotation readOnlyHint=true tools/call git_log '{"max_count": 5}'`,
-		Args: cobra.RangeArgs(1, 3),
+		Args: between(1, 3),
 		RunE: func(c *cobra.Command, args []string) error {
 			f.configuration = at.file
 			r, err := explain(c, &at, &f, args)

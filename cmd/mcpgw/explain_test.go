@@ -71,19 +71,19 @@ func TestExplainMistakes(t *testing.T) {
 	offline := []string{"explain", "--offline", "--config", quickstart, "--as", "reader", "tools/call", "git_log"}
 	offline = offline[:len(offline):len(offline)] // each append below is of its own
 	for want, args := range map[string][]string{
-		"who calls?":                   {"explain", "tools/call", "git_log"},
-		"what is called?":              {"explain", "--as", "reader", "tools/call"},
-		"a decision id is known to":    {"explain", "--offline", "ABC"},
-		"go with --offline":            {"explain", "--as", "reader", "--server", "git", "tools/call", "git_log"},
-		"--offline wants the item":     offline,
-		"name one of them":             append(offline, "--server", "git", "--catalog", "x"),
-		"no such file":                 append(offline, "--catalog", "nowhere.json"),
-		"no saved catalog":             append(offline, "--catalog", quickstart),
-		"--claim wants NAME=VALUE":     append(offline, "--server", "git", "--claim", "hunter2"),
-		"the arguments are no JSON":    append(offline, `[1]`),
-		"the configuration has no ser": append(offline, "--server", "gti"),
-		"no gateway answers at":        {"explain", "--admin", "127.0.0.1:1", "ABC"},
-		"accepts between 1 and 3 arg":  {"explain"},
+		"who calls?":                                    {"explain", "tools/call", "git_log"},
+		"what is called?":                               {"explain", "--as", "reader", "tools/call"},
+		"a decision id is known to":                     {"explain", "--offline", "ABC"},
+		"go with --offline":                             {"explain", "--as", "reader", "--server", "git", "tools/call", "git_log"},
+		"--offline wants the item":                      offline,
+		"name one of them":                              append(offline, "--server", "git", "--catalog", "x"),
+		"no such file":                                  append(offline, "--catalog", "nowhere.json"),
+		"no saved catalog":                              append(offline, "--catalog", quickstart),
+		"--claim wants NAME=VALUE":                      append(offline, "--server", "git", "--claim", "hunter2"),
+		"the arguments are no JSON":                     append(offline, `[1]`),
+		"the configuration has no ser":                  append(offline, "--server", "gti"),
+		"no gateway answers at":                         {"explain", "--admin", "127.0.0.1:1", "ABC"},
+		"0 arguments, want 1 to 3: mcpgw explain {ID |": {"explain"},
 	} {
 		out, err := run(t, "", args...)
 		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "hunter2") {

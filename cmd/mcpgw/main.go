@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -41,6 +42,24 @@ message, asks Rego whether this caller may do this with these arguments, and tel
 // help is what a command does that only holds others. A command that is run refuses words it does not know; one that is not says
 // nothing and ends well.
 func help(c *cobra.Command, _ []string) error { return c.Help() }
+
+// between is cobra.RangeArgs in words that name the arguments: those of Use.
+func between(least, most int) cobra.PositionalArgs {
+	return func(c *cobra.Command, args []string) error {
+		if n := len(args); n < least || n > most {
+			want := fmt.Sprint(least)
+			switch {
+			case least == 0:
+				want = fmt.Sprintf("at most %d", most)
+			case least < most:
+				want = fmt.Sprintf("%d to %d", least, most)
+			}
+			usage := strings.TrimSuffix(c.UseLine(), " [flags]")
+			return fmt.Errorf("%d arguments, want %s: %s; --help has examples", n, want, usage)
+		}
+		return nil
+	}
+}
 
 // version is the module's, as the Go toolchain recorded it.
 func version() string {

@@ -137,19 +137,19 @@ func TestPolicyCheck(t *testing.T) {
 		out   []string // lines, how each begins
 		err   string
 	}{
-		"good":             {files: map[string]string{"policy/a.rego": goodPolicy}, out: []string{"ok: 1 files; rulings are remembered"}},
-		"one file":         {files: map[string]string{"policy/a.rego": goodPolicy, "policy/b.rego": "x"}, args: []string{"policy/a.rego"}, out: []string{"ok: 1 files"}},
-		"missing":          {err: "policy: there is no such directory; mcpgw policy init policy writes a first policy"},
-		"missing, named":   {args: []string{"p"}, err: "mcpgw policy init p"},
-		"empty":            {files: map[string]string{"policy/README": ""}, err: "policy: policy: holds no .rego file"},
-		"two directories":  {args: []string{"a", "b"}, err: "accepts at most 1 arg"},
-		"other output":     {files: map[string]string{"policy/a.rego": goodPolicy}, args: []string{"-o", "yaml"}, err: "want text or json"},
-		"entry point":      {files: map[string]string{"policy/a.rego": "package acme\n\nruling := {\"effect\": \"deny\"}\n"}, args: []string{"--entry-point", "acme.ruling"}, out: []string{"ok: 1 files"}},
-		"no entry point":   {files: map[string]string{"policy/a.rego": goodPolicy}, args: []string{"--entry-point", "acme.ruling"}, out: []string{"fault: the entry point data.acme.ruling is no rule"}, err: "the policy has faults"},
-		"own data":         {files: map[string]string{"policy/a.rego": goodPolicy, "policy/data.yaml": "mcpgw: {}"}, out: []string{"fault: policy/data.yaml: the name \"mcpgw\""}, err: "the policy has faults"},
-		"data elsewhere":   {files: map[string]string{"policy/a.rego": goodPolicy, "d.json": "[]"}, args: []string{"--data", "d.json"}, out: []string{"fault: d.json:1:1: data must be one object"}, err: "the policy has faults"},
-		"data missing":     {files: map[string]string{"policy/a.rego": goodPolicy}, args: []string{"--data", "d.json"}, err: "policy data: open d.json: no such file"},
-		"config and a dir": {files: map[string]string{"policy/a.rego": goodPolicy}, args: []string{"policy", "--config", "m.yaml"}, err: "leave DIR, --data and --entry-point out"},
+		"good":            {files: map[string]string{"policy/a.rego": goodPolicy}, out: []string{"ok: 1 files; rulings are remembered"}},
+		"one file":        {files: map[string]string{"policy/a.rego": goodPolicy, "policy/b.rego": "x"}, args: []string{"policy/a.rego"}, out: []string{"ok: 1 files"}},
+		"missing":         {err: "policy: there is no such directory; mcpgw policy init policy writes a first policy"},
+		"missing, named":  {args: []string{"p"}, err: "mcpgw policy init p"},
+		"empty":           {files: map[string]string{"policy/README": ""}, err: "policy: policy: holds no .rego file"},
+		"two directories": {args: []string{"a", "b"}, err: "2 arguments, want at most 1: mcpgw policy check [DIR | FILE.rego]"},
+		"other output":    {files: map[string]string{"policy/a.rego": goodPolicy}, args: []string{"-o", "yaml"}, err: "want text or json"},
+		"entry point":     {files: map[string]string{"policy/a.rego": "package acme\n\nruling := {\"effect\": \"deny\"}\n"}, args: []string{"--entry-point", "acme.ruling"}, out: []string{"ok: 1 files"}},
+		"no entry point":  {files: map[string]string{"policy/a.rego": goodPolicy}, args: []string{"--entry-point", "acme.ruling"}, out: []string{"fault: the entry point data.acme.ruling is no rule"}, err: "the policy has faults"},
+		"own data":        {files: map[string]string{"policy/a.rego": goodPolicy, "policy/data.yaml": "mcpgw: {}"}, out: []string{"fault: policy/data.yaml: the name \"mcpgw\""}, err: "the policy has faults"},
+		"data elsewhere":  {files: map[string]string{"policy/a.rego": goodPolicy, "d.json": "[]"}, args: []string{"--data", "d.json"}, out: []string{"fault: d.json:1:1: data must be one object"}, err: "the policy has faults"},
+		"data missing":    {files: map[string]string{"policy/a.rego": goodPolicy}, args: []string{"--data", "d.json"}, err: "policy data: open d.json: no such file"},
+		"a file of data":  {files: map[string]string{"policy/data.yaml": "a: 1\n"}, args: []string{"policy/data.yaml"}, err: "policy/data.yaml: is no .rego file; name the policy's directory"},
 		"all that is wrong": {
 			files: map[string]string{
 				"policy/a.rego": "package mcpgw.policy\n\nalow if input.subject.id == \"a\"\n\nallow if data.mcpgw.lib.grants.grantd\n",
@@ -272,6 +272,89 @@ func TestPolicyCheckConfig(t *testing.T) {
 		if !strings.Contains(out, want) {
 			t.Errorf("%q: %s", args, out)
 		}
+	}
+}
+
+// TestSameSource: check, test and replay read the same data of the same directory, so that what a test shows is what a check has looked at
+// and what replay asks.
+func TestSameSource(t *testing.T) {
+	const grants = "package mcpgw.policy\n\nimport data.mcpgw.lib.grants\n\nallow if grants.granted\n"
+	const table = "tests:\n- {who: reader, calls: git/git_log, expect: allow, annotations: {}}\n"
+	const data = "grants: {git: {git_log: [reader]}}\n"
+	files := map[string]string{
+		"own/p.rego": grants, "own/p_test.yaml": table, "own/data.yaml": data,
+		"bare/p.rego": grants, "bare/p_test.yaml": table, "policy/p.rego": grants, "policy/p_test.yaml": table, "policy/data.yml": data,
+		"bad/p.rego": grants, "bad/p_test.yaml": table, "bad/data.json": "[]",
+		"rules/p.rego": grants, "more.yaml": data, "m.yaml": fmt.Sprintf(checkedConfig, ""), "log": loggedAllow,
+	}
+	folder(t, files)
+	const granted, refused, faulty = "granted", "refused", "faulty"
+	for _, tc := range []struct{ args, want string }{
+		{"own", granted},
+		{"bare", refused},
+		{"bare --data more.yaml", granted},
+		{"own --data log", faulty}, // JSON, but no data that grants would fit to
+		{"bad", faulty},
+		{"", granted},                       // ./policy
+		{"bare --config m.yaml", granted},   // its data
+		{"own --config m.yaml", granted},    // own/data.yaml is not read, or grants would stand in two files
+		{"own --entry-point mcpgw", faulty}, // no rule
+	} {
+		args := strings.Fields(tc.args)
+		if out, _, err := runPolicy(t, append([]string{"test"}, args...)...); (err == nil) != (tc.want == granted) {
+			t.Errorf("test %s: %v\n%s", tc.args, err, out)
+		}
+		if tc.args != "own --data log" {
+			if out, _, err := runPolicy(t, append([]string{"check"}, args...)...); (err == nil) != (tc.want != faulty) {
+				t.Errorf("check %s: %v\n%s", tc.args, err, out)
+			}
+		}
+		if len(args) == 0 || strings.Contains(tc.args, "--config") {
+			continue
+		}
+		if out, _, err := runPolicy(t, append([]string{"replay", "--log", "log", "--policy"}, args...)...); (err == nil) != (tc.want == granted) {
+			t.Errorf("replay %s: %v\n%s", tc.args, err, out)
+		}
+	}
+}
+
+// loggedAllow is a decision log of one entry, in the form of an array.
+const loggedAllow = `[{"decision_id": "VTGD5OCGDM5H523F7YWDP3UWRF", "path": "mcpgw/main/ruling", "timestamp": "2026-01-01T12:00:00Z",
+"input": {"subject": {"type": "user", "id": "reader", "issuer": "mcpgw:key", "client": "", "tenant": "", "roles": ["reader"],
+"scopes": [], "claims": {}}, "action": {"name": "tools/call"}, "resource": {"type": "tool", "id": "git/git_log", "server": "git",
+"name": "git_log", "title": "", "annotations": {}, "claimed": {}, "tags": [], "digest": "d", "drift": "", "findings": []},
+"arguments": {"repo_path": "."}, "context": {"endpoint": "mcp", "era": "modern", "revision": "2026-07-28",
+"session": {"labels": [], "lost": false}, "client_address": "127.0.0.1", "request_id": "r", "round": 0, "time": "2026-01-01T12:00:00Z"}},
+"result": {"effect": "allow", "reasons": []}}]`
+
+// TestReplayOfSignedBundle: the key is named as bundle verify names it, scope and all.
+func TestReplayOfSignedBundle(t *testing.T) {
+	folder(t, map[string]string{
+		"p/p.rego": goodPolicy, "log": loggedAllow, "secret": strings.Repeat("k", 32),
+	})
+	build := []string{"bundle", "p", "-o", "b.tar.gz", "--signing-key", "secret", "--signing-alg", "HS256", "--scope", "live"}
+	if out, _, err := runPolicy(t, build...); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	for args, want := range map[string]string{
+		"--key secret --alg HS256 --scope live": "",
+		"--key secret --alg HS256":              "scope mismatch",
+		"--key secret --alg HS1 --scope live":   `there is no algorithm "HS1"`,
+		"--scope live":                          "--alg, --key-id and --scope need a --key",
+		"":                                      "the bundle is signed: name the public key with --key",
+	} {
+		for _, command := range [][]string{{"bundle", "verify", "b.tar.gz"}, {"replay", "--log", "log", "--budget", "1", "--bundle", "b.tar.gz"}} {
+			_, _, err := runPolicy(t, append(command, strings.Fields(args)...)...)
+			says(t, err, want)
+		}
+	}
+	_, _, err := runPolicy(t, "replay", "--log", "log", "--policy", "p", "--key", "secret")
+	says(t, err, "none of the others can be")
+	_, _, err = runPolicy(t, "replay", "--log", "none", "--policy", "p")
+	says(t, err, "none: there is no such file or directory")
+	for _, args := range [][]string{{"bundle", "p", "-o", "p"}, {"bundle", "verify", "p"}} {
+		_, _, err = runPolicy(t, args...)
+		says(t, err, "p is a directory; name ")
 	}
 }
 

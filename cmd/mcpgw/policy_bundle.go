@@ -52,7 +52,7 @@ The same input gives the same bytes, unless the algorithm signs with random numb
 		Example: "  mcpgw policy bundle policy --data grants.yaml -o bundle.tar.gz\n" +
 			"  mcpgw policy bundle policy -o bundle.tar.gz --revision 2026-11-25 --signing-key key.pem\n" +
 			"  mcpgw policy bundle verify bundle.tar.gz --key public.pem",
-		Args: cobra.ExactArgs(1),
+		Args: between(1, 1),
 		RunE: func(c *cobra.Command, args []string) error {
 			o.Dir = args[0]
 			if info, err := os.Stat(o.Dir); err != nil || !info.IsDir() {
@@ -60,6 +60,9 @@ The same input gives the same bytes, unless the algorithm signs with random numb
 			}
 			if file == "" {
 				return errors.New("no file to write to: name it with -o, as in -o bundle.tar.gz")
+			}
+			if info, err := os.Stat(file); err == nil && info.IsDir() {
+				return fmt.Errorf("%s is a directory; name a file with -o, as in -o bundle.tar.gz", file)
 			}
 			if s.KeyFile != "" {
 				o.Signing = &s
@@ -81,7 +84,7 @@ The same input gives the same bytes, unless the algorithm signs with random numb
 		},
 	}
 	c.Flags().StringVarP(&file, "out", "o", "", "file to write")
-	c.Flags().StringArrayVar(&o.DataFiles, "data", nil, "JSON or YAML file that is merged into the data; may be given several times")
+	c.Flags().StringArrayVar(&o.DataFiles, "data", nil, "a data file, JSON or YAML, beside DIR's own; may be repeated")
 	c.Flags().StringVar(&o.Revision, "revision", "", "revision of the manifest")
 	c.Flags().StringVar(&o.Entrypoint, "entry-point", "", "the configuration's policy.entry_point, where it has one")
 	c.Flags().StringVar(&s.KeyFile, "signing-key", "", "PEM file of the private key, or file of the secret of an HS algorithm")
@@ -94,7 +97,7 @@ The same input gives the same bytes, unless the algorithm signs with random numb
 }
 
 func policyBundleVerifyCommand() *cobra.Command {
-	var v bundle.Verification
+	var key bundleKey
 	var entry string
 	var out output
 	c := &cobra.Command{
@@ -103,13 +106,14 @@ func policyBundleVerifyCommand() *cobra.Command {
 		Long: `Verify reads a bundle, checks its signature with --key, and compiles its policy. Without --key only an unsigned bundle is taken, as
 by a gateway without verification.`,
 		Example: "  mcpgw policy bundle verify bundle.tar.gz --key public.pem\n  mcpgw policy bundle verify bundle.tar.gz --key public.pem --scope live --output json",
-		Args:    cobra.ExactArgs(1),
+		Args:    between(1, 1),
 		RunE: func(c *cobra.Command, args []string) error {
-			var keys *bundle.Verification
-			if v.KeyFile != "" {
-				keys = &v
-			} else if v.Scope != "" || c.Flags().Changed("alg") || c.Flags().Changed("key-id") {
-				return errors.New("--alg, --key-id and --scope need a --key")
+			keys, err := key.verification(c)
+			if err != nil {
+				return err
+			}
+			if info, err := os.Stat(args[0]); err == nil && info.IsDir() {
+				return fmt.Errorf("%s is a directory; name the .tar.gz file that mcpgw policy bundle made of it", args[0])
 			}
 			archive, err := os.ReadFile(args[0])
 			if err != nil {
@@ -117,7 +121,7 @@ by a gateway without verification.`,
 			}
 			content, err := bundle.Read(archive, bundle.Options{Verification: keys})
 			if err != nil {
-				return fmt.Errorf("%s: %w", args[0], err)
+				return fmt.Errorf("%s: %w", args[0], withKey(err, keys))
 			}
 			engine, err := opa.Load(opa.Options{Modules: content.Modules, Data: content.Data, Entrypoint: entry})
 			if err != nil {
@@ -133,11 +137,38 @@ by a gateway without verification.`,
 			return out.print(c.OutOrStdout(), r, func(w io.Writer) error { return r.print(w, "good") })
 		},
 	}
-	c.Flags().StringVar(&v.KeyFile, "key", "", "PEM file of the public key, or file of the secret of an HS algorithm")
-	c.Flags().StringVar(&v.Algorithm, "alg", "RS256", "algorithm of the signature")
-	c.Flags().StringVar(&v.KeyID, "key-id", "default", "what the signature must call its key")
-	c.Flags().StringVar(&v.Scope, "scope", "", "what the signature must name as its scope")
+	key.flags(c)
 	c.Flags().StringVar(&entry, "entry-point", "", "the configuration's policy.entry_point, where it has one")
 	out.flag(c)
 	return c
+}
+
+// bundleKey are the flags that say how a bundle must be signed.
+type bundleKey struct{ v bundle.Verification }
+
+func (k *bundleKey) flags(c *cobra.Command) {
+	f := c.Flags()
+	f.StringVar(&k.v.KeyFile, "key", "", "PEM file of the public key that the bundle is signed for, or file of the secret of an HS algorithm")
+	f.StringVar(&k.v.Algorithm, "alg", "RS256", "algorithm of the signature")
+	f.StringVar(&k.v.KeyID, "key-id", "default", "what the signature must call its key")
+	f.StringVar(&k.v.Scope, "scope", "", "what the signature must name as its scope")
+}
+
+// verification is nil where only an unsigned bundle counts.
+func (k *bundleKey) verification(c *cobra.Command) (*bundle.Verification, error) {
+	switch {
+	case k.v.KeyFile != "":
+		return &k.v, nil
+	case k.v.Scope != "" || c.Flags().Changed("alg") || c.Flags().Changed("key-id"):
+		return nil, errors.New("--alg, --key-id and --scope need a --key")
+	}
+	return nil, nil
+}
+
+// withKey says how to go on where a bundle was refused because no key was named: the reason itself speaks of a configuration.
+func withKey(err error, v *bundle.Verification) error {
+	if err == nil || v != nil || !strings.Contains(err.Error(), "verification key not provided") {
+		return err
+	}
+	return errors.New("the bundle is signed: name the public key with --key")
 }

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"unicode"
 
@@ -19,6 +20,11 @@ import (
 // policyDir is where the policy commands look if they are not told.
 const policyDir = "policy"
 
+// whereFrom is said of the commands that policySource serves.
+const whereFrom = `The data of DIR is data.yaml, data.yml or data.json in it, if there is one and --data names no other. With --config directory, data and
+entry point come from a configuration, and DIR names another directory; without either, from mcpgw.yaml if there is one, else DIR is
+./policy.`
+
 func policyCheckCommand() *cobra.Command {
 	var src policySource
 	var out output
@@ -30,11 +36,10 @@ is wrong. A field that input does not have, a conflict of types, a rule whose na
 rule of data.mcpgw that is not there, and an argument that a deny trusts are faults. A rule that reads the whole input, so that no
 ruling is remembered, and a comparison with a value that a field never has are warnings.
 
-The data of DIR is data.yaml, data.yml or data.json in it, if there is one. With --config directory, data and entry point come from a
-configuration; without either, from mcpgw.yaml if there is one, else DIR is ./policy. What cannot be found is told in
+` + whereFrom + ` What cannot be found is told in
 policies/README.md.`,
 		Example: "  mcpgw policy check\n  mcpgw policy check examples/quickstart/policy\n  mcpgw policy check --config mcpgw.yaml --output json",
-		Args:    cobra.MaximumNArgs(1),
+		Args:    between(0, 1),
 		RunE: func(c *cobra.Command, args []string) error {
 			opts, trusted, err := src.options(args)
 			if err != nil {
@@ -51,58 +56,64 @@ policies/README.md.`,
 // defaultConfig is what most commands read if they are not told.
 const defaultConfig = "mcpgw.yaml"
 
-// policySource is where a policy comes from: a directory, or a configuration.
+// policySource is where a policy comes from: a directory, or a configuration, whose directory DIR may replace.
 type policySource struct {
 	config, entry string
 	data          []string
+
+	dir string // once options has run
 }
 
 func (s *policySource) flags(c *cobra.Command) {
-	c.Flags().StringVarP(&s.config, "config", "c", "", "take directory, data files and entry point from this configuration")
-	c.Flags().StringArrayVar(&s.data, "data", nil, "a data file, JSON or YAML; may be repeated")
-	c.Flags().StringVar(&s.entry, "entry-point", "", "the rule that gives the ruling, if it is not the shipped one")
+	c.Flags().StringVarP(&s.config, "config", "c", "", "take directory, data files and entry point from this configuration (default: mcpgw.yaml without DIR)")
+	c.Flags().StringArrayVar(&s.data, "data", nil, "a data file, JSON or YAML, beside those of --config, instead of DIR's own; may be repeated")
+	c.Flags().StringVar(&s.entry, "entry-point", "", "the rule that gives the ruling, if it is not the configured or the shipped one")
 }
 
 // options reads the files. trusted says whether the configuration, if there is one, lets annotations of some server count.
 func (s *policySource) options(args []string) (opts opa.Options, trusted bool, err error) {
-	dir, data, trusted := policyDir, s.data, true
-	opts.Entrypoint = s.entry
-	if s.config == "" && len(args) == 0 && len(s.data) == 0 && s.entry == "" {
+	s.dir, trusted = policyDir, true
+	data := s.data
+	if s.config == "" && len(args) == 0 {
 		if _, err := os.Stat(defaultConfig); err == nil {
 			s.config = defaultConfig
 		}
 	}
 	if s.config != "" {
-		if len(args) > 0 || len(s.data) > 0 || s.entry != "" {
-			return opts, false, errors.New("--config says directory, data files and entry point; leave DIR, --data and --entry-point out")
-		}
 		cfg, err := config.Load(s.config)
 		if err != nil {
 			return opts, false, err
 		}
 		p := cfg.Proto.Policy
-		if p.Directory == "" {
-			return opts, false, fmt.Errorf("%s: policy.directory is not set; name the directory that the bundle is built from instead of --config", s.config)
+		if p.Directory == "" && len(args) == 0 {
+			return opts, false, fmt.Errorf("%s takes its policy from a bundle: name the directory that the bundle is built of", s.config)
 		}
-		dir, data, opts.Entrypoint, trusted = p.Directory, p.DataFiles, p.EntryPoint, false
+		s.dir, data, trusted = fromHere(p.Directory), slices.Concat(p.DataFiles, data), false
+		opts.Entrypoint, opts.Timeout = p.EntryPoint, p.Timeout.AsDuration()
 		for _, server := range cfg.Proto.Servers {
 			trusted = trusted || server.TrustAnnotations || len(server.Annotations) > 0
 		}
-	} else if len(args) > 0 {
-		dir = args[0]
 	}
-	info, err := os.Stat(dir)
+	if len(args) > 0 {
+		s.dir = args[0]
+	}
+	if s.entry != "" {
+		opts.Entrypoint = s.entry
+	}
+	info, err := os.Stat(s.dir)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return opts, false, fmt.Errorf("%s: there is no such directory; mcpgw policy init %s writes a first policy", dir, dir)
+		return opts, false, fmt.Errorf("%s: there is no such directory; mcpgw policy init %s writes a first policy", s.dir, s.dir)
 	case err != nil:
 		return opts, false, err
+	case info.Mode().IsRegular() && filepath.Ext(s.dir) != ".rego":
+		return opts, false, fmt.Errorf("%s: is no .rego file; name the policy's directory", s.dir)
 	case info.Mode().IsRegular():
-		opts.Modules, err = opa.ReadFiles(dir)
+		opts.Modules, err = opa.ReadFiles(s.dir)
 	default:
-		opts.Modules, err = opa.ReadDir(dir)
+		opts.Modules, err = opa.ReadDir(s.dir)
 		if s.config == "" && len(data) == 0 {
-			data = ownData(dir)
+			data = ownData(s.dir)
 		}
 	}
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"strings"
 
@@ -30,7 +31,10 @@ With --list the files that would change are named, with --diff the changes are s
 			var files []opa.File
 			for _, arg := range args {
 				info, err := os.Stat(arg)
-				if err != nil {
+				switch {
+				case errors.Is(err, fs.ErrNotExist):
+					return fmt.Errorf("%s: there is no such file or directory; name those of the policy", arg)
+				case err != nil:
 					return err
 				}
 				read := opa.ReadDir

@@ -21,7 +21,7 @@ func policyInitCommand() *cobra.Command {
 DIR is ./policy if nothing else is said, and is made where it does not exist. Nothing is ever overwritten: a directory that holds
 rules already is refused, since rules added to others could allow what those do not.`,
 		Example: "  mcpgw policy init\n  mcpgw policy init policy && mcpgw policy check policy",
-		Args:    cobra.MaximumNArgs(1),
+		Args:    between(0, 1),
 		RunE: func(c *cobra.Command, args []string) error {
 			dir := policyDir
 			if len(args) > 0 {

@@ -23,32 +23,39 @@ import (
 type newPolicy struct {
 	directory, bundle, entry string
 	data                     []string
-	key, keyID, algorithm    string
+	key                      bundleKey
 }
 
 func (p *newPolicy) flags(c *cobra.Command) {
 	f := c.Flags()
 	f.StringVar(&p.bundle, "bundle", "", "the new policy as an OPA bundle: a directory or a .tar.gz file")
 	f.StringVar(&p.directory, "policy", "", "the new policy as a directory of .rego files, instead of a bundle")
-	f.StringSliceVar(&p.data, "data", nil, "data files of the directory")
+	f.StringArrayVar(&p.data, "data", nil, "a data file of the directory, JSON or YAML, instead of its own data.yaml or data.json; may be repeated")
 	f.StringVar(&p.entry, "entry-point", "", "the rule that gives the ruling (default: mcpgw.main.ruling)")
-	f.StringVar(&p.key, "verification-key", "", "file with the key that the bundle is signed with; without it only unsigned bundles are taken")
-	f.StringVar(&p.keyID, "verification-key-id", "default", "the name that the signature gives its key")
-	f.StringVar(&p.algorithm, "verification-algorithm", "RS256", "the signature's algorithm")
+	p.key.flags(c)
 	c.MarkFlagsMutuallyExclusive("bundle", "policy")
 	c.MarkFlagsMutuallyExclusive("bundle", "data")
+	c.MarkFlagsMutuallyExclusive("policy", "key")
 	c.MarkFlagsOneRequired("bundle", "policy")
 }
 
-func (p *newPolicy) load() (*opa.Engine, error) {
-	c := &configv1.Policy{Directory: p.directory, DataFiles: p.data, EntryPoint: p.entry, Timeout: durationpb.New(time.Second)}
-	if p.bundle != "" {
-		c.Bundle = &configv1.Bundle{Source: &configv1.Bundle_Path{Path: p.bundle}}
-		if p.key != "" {
-			c.Bundle.Verification = &configv1.Verification{KeyFile: p.key, KeyId: p.keyID, Algorithm: p.algorithm}
-		}
+func (p *newPolicy) load(c *cobra.Command) (*opa.Engine, error) {
+	v, err := p.key.verification(c)
+	if err != nil {
+		return nil, err
 	}
-	return server.LoadPolicy(c)
+	conf := &configv1.Policy{Directory: p.directory, DataFiles: p.data, EntryPoint: p.entry, Timeout: durationpb.New(time.Second)}
+	switch {
+	case p.bundle != "":
+		conf.Bundle = &configv1.Bundle{Source: &configv1.Bundle_Path{Path: p.bundle}}
+		if v != nil {
+			conf.Bundle.Verification = &configv1.Verification{KeyFile: v.KeyFile, KeyId: v.KeyID, Algorithm: v.Algorithm, Scope: v.Scope}
+		}
+	case len(p.data) == 0: // as the other commands that take a directory
+		conf.DataFiles = ownData(p.directory)
+	}
+	e, err := server.LoadPolicy(conf)
+	return e, withKey(err, v)
 }
 
 func policyReplayCommand() *cobra.Command {
@@ -64,16 +71,21 @@ func policyReplayCommand() *cobra.Command {
 new policy each question again, and lists the rulings that change, by cause: another effect, other demands, or an error. It ends with status
 1 if more change than --budget allows, or if nothing could be compared.
 
+The new policy is a directory, with the data.yaml, data.yml or data.json in it if --data names no other, or a bundle, with --key if it is
+signed.
+
 Entries in which something was masked that the new policy reads are not compared but counted, and so is what cannot be read. Rules that
 look at the clock by time.now_ns see today's; those that look at input.context.time see that of the call.`,
-		Example: "  mcpgw policy replay --log decisions.log --policy next\n  mcpgw policy replay --log logs/ --bundle next.tar.gz --budget 0.5%\n  mcpgw policy replay --log decisions.log --policy next --data grants.json --output json",
-		Args:    cobra.NoArgs,
+		Example: "  mcpgw policy replay --log decisions.log --policy next\n" +
+			"  mcpgw policy replay --log logs/ --bundle next.tar.gz --key public.pem --budget 0.5%\n" +
+			"  mcpgw policy replay --log decisions.log --policy next --data grants.json --output json",
+		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			budget, err := parseBudget(limit)
 			if err != nil {
 				return err
 			}
-			engine, err := next.load()
+			engine, err := next.load(c)
 			if err != nil {
 				return fmt.Errorf("the new policy: %w", err)
 			}
@@ -101,7 +113,7 @@ look at the clock by time.now_ns see today's; those that look at input.context.t
 	}
 	next.flags(c)
 	out.flag(c)
-	c.Flags().StringSliceVar(&logs, "log", nil, "file or directory of decision logs, or -; may be repeated")
+	c.Flags().StringArrayVar(&logs, "log", nil, "file or directory of decision logs, or -; may be repeated")
 	c.Flags().StringVar(&limit, "budget", "0", "how many rulings may change: a number, or a share of those compared as in 0.5%")
 	c.Flags().StringVar(&path, "path", "", "only entries of this entry point, as mcpgw/main/ruling")
 	c.Flags().IntVar(&most, "places", 10, "how many places of each cause to show in text")

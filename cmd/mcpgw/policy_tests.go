@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -15,18 +16,17 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/mcpgw/mcpgw/pkg/catalog"
-	"github.com/mcpgw/mcpgw/pkg/config"
 	"github.com/mcpgw/mcpgw/pkg/opa"
 	"github.com/mcpgw/mcpgw/pkg/policytest"
 )
 
 // policyTest is what the flags of mcpgw policy test say.
 type policyTest struct {
-	config, catalog, admin, run, format string
-	data                                []string
-	live, plain, verbose                bool
-	threshold                           float64
-	timeout                             time.Duration
+	policySource
+	catalog, admin, run, format string
+	live, plain, verbose        bool
+	threshold                   float64
+	timeout                     time.Duration
 }
 
 // savedCatalog is looked for beside a policy where no flag says where items come from.
@@ -41,7 +41,7 @@ func policyTestCommand() *cobra.Command {
 and what its values were, which rules no test has made true, and ends with status 1 if a test failed, if there is none, or if fewer rules
 are covered than --threshold demands.
 
-Policy, data files and entry point are those of --config; DIR names another directory. Without both, mcpgw.yaml is read.
+` + whereFrom + `
 
 Tests ask about items of a catalog: that of --catalog, of the running gateway with --live or --admin, else catalog.json in the policy's
 directory. Where there is none, a test must give the item's annotations; --no-catalog takes every item as one without any.
@@ -65,11 +65,10 @@ drift, findings, claimed for the item. The time is 2026-01-01T12:00:00Z where a 
 with the configured entry point; the gateway's check of arguments against the item's schema comes before, and is not part of it.`,
 		Example: "  mcpgw policy test examples/quickstart/policy\n  mcpgw policy test --config mcpgw.yaml --live --threshold 90\n" +
 			"  mcpgw policy test policy --run git --output junit > tests.xml",
-		Args: cobra.MaximumNArgs(1),
+		Args: between(0, 1),
 		RunE: f.test,
 	}
-	c.Flags().StringVarP(&f.config, "config", "c", "", "configuration file: directory, data files and entry point of the policy (default: mcpgw.yaml without DIR)")
-	c.Flags().StringArrayVar(&f.data, "data", nil, "a data file, JSON or YAML, beside those of --config; may be repeated")
+	f.flags(c)
 	c.Flags().StringVar(&f.catalog, "catalog", "", "take items from this file, which mcpgw catalog --save has written")
 	c.Flags().BoolVar(&f.live, "live", false, "take items from the gateway that runs with --config")
 	c.Flags().StringVar(&f.admin, "admin", "", "take items from the gateway with this admin address")
@@ -92,7 +91,7 @@ func (f *policyTest) test(c *cobra.Command, args []string) error {
 	case f.timeout <= 0:
 		return fmt.Errorf("--timeout %v: want more than 0", f.timeout)
 	}
-	o, dir, err := f.options(c.Context(), args)
+	o, err := f.read(c.Context(), args)
 	if err != nil {
 		return err
 	}
@@ -114,9 +113,9 @@ func (f *policyTest) test(c *cobra.Command, args []string) error {
 	case err != nil:
 		return err
 	case len(r.Tests) == 0 && f.run != "":
-		return fmt.Errorf("no test of %s matches --run %s", dir, f.run)
+		return fmt.Errorf("no test of %s matches --run %s", f.dir, f.run)
 	case len(r.Tests) == 0:
-		return fmt.Errorf("there are no tests in %s: write rules test_NAME in files *_test.rego, or tables in files *_test.yaml", dir)
+		return fmt.Errorf("there are no tests in %s: write rules test_NAME in files *_test.rego, or tables in files *_test.yaml", f.dir)
 	case r.Failed+r.Broken > 0:
 		return fmt.Errorf("%d of %d tests did not pass", r.Failed+r.Broken, len(r.Tests))
 	case !r.OK():
@@ -127,61 +126,36 @@ func (f *policyTest) test(c *cobra.Command, args []string) error {
 	return nil
 }
 
-// options reads what is tested, and names its directory.
-func (f *policyTest) options(ctx context.Context, args []string) (o policytest.Options, dir string, err error) {
-	file := f.config
-	if file == "" && len(args) == 0 {
-		file = "mcpgw.yaml"
-		if _, err := os.Stat(file); err != nil {
-			return o, "", errors.New("there is no mcpgw.yaml here: name the policy's directory, or a configuration with --config")
-		}
+// read reads what is tested.
+func (f *policyTest) read(ctx context.Context, args []string) (o policytest.Options, err error) {
+	opts, _, err := f.options(args)
+	if err != nil {
+		return o, err
 	}
-	data := f.data
-	if file != "" {
-		cfg, err := config.Load(file)
-		if err != nil {
-			return o, "", err
-		}
-		p := cfg.Proto.Policy
-		dir, o.Entrypoint, o.Timeout = fromHere(p.Directory), p.EntryPoint, p.Timeout.AsDuration()
-		data = append(p.DataFiles, data...)
+	if info, err := os.Stat(f.dir); err == nil && !info.IsDir() {
+		return o, fmt.Errorf("%s is a file: name the directory of the policy, and its tests with --run", f.dir)
 	}
-	if len(args) > 0 {
-		dir = args[0]
-	}
-	if dir == "" {
-		return o, "", fmt.Errorf("%s takes its policy from a bundle: name the directory that the bundle is built of", file)
-	}
-	o.TestTimeout = f.timeout
-	if o.Modules, err = opa.ReadDir(dir); err != nil {
-		return o, dir, err
-	}
-	if o.Data, err = opa.ReadFiles(data...); err != nil {
-		return o, dir, err
-	}
-	if o.Tables, err = policytest.ReadTables(dir); err != nil {
-		return o, dir, err
+	o.Modules, o.Data, o.Entrypoint, o.Timeout, o.TestTimeout = opts.Modules, opts.Data, opts.Entrypoint, opts.Timeout, f.timeout
+	if o.Tables, err = policytest.ReadTables(f.dir); err != nil {
+		return o, err
 	}
 	if f.run != "" {
 		if o.Run, err = regexp.Compile(f.run); err != nil {
-			return o, dir, fmt.Errorf("--run: %w", err)
+			return o, fmt.Errorf("--run: %w", err)
 		}
 	}
-	o.Questions, err = f.questions(ctx, dir, file)
-	return o, dir, err
+	o.Questions, err = f.questions(ctx)
+	return o, err
 }
 
 // questions finds the catalog.
-func (f *policyTest) questions(ctx context.Context, dir, file string) (q policytest.Questions, err error) {
+func (f *policyTest) questions(ctx context.Context) (q policytest.Questions, err error) {
 	switch {
 	case f.plain:
 		q.Plain = true
 		return q, nil
 	case f.live || f.admin != "":
-		if file == "" {
-			file = "mcpgw.yaml"
-		}
-		at := adminFlags{file: file, address: f.admin}
+		at := adminFlags{file: cmp.Or(f.config, defaultConfig), address: f.admin}
 		saved := &catalog.Saved{}
 		if err = at.ask(ctx, http.MethodGet, "/catalog/items", nil, saved); err != nil {
 			return q, err
@@ -191,7 +165,7 @@ func (f *policyTest) questions(ctx context.Context, dir, file string) (q policyt
 	}
 	name := f.catalog
 	if name == "" {
-		name = filepath.Join(dir, savedCatalog)
+		name = filepath.Join(f.dir, savedCatalog)
 		if _, err := os.Stat(name); errors.Is(err, os.ErrNotExist) {
 			return q, nil
 		}

@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/url"
 	"os"
+	"regexp"
 	"strings"
 	"time"
 
@@ -143,8 +144,13 @@ func (v *Verification) config() (*bundle.VerificationConfig, error) {
 	return bundle.NewVerificationConfig(map[string]*bundle.KeyConfig{id: {Key: string(key), Algorithm: alg}}, "", v.Scope, nil), nil
 }
 
+var algorithm = regexp.MustCompile(`^(RS|PS|ES|HS)(256|384|512)$`)
+
 // checkPublic tells early what would else be an odd fault of every bundle.
 func checkPublic(key []byte, alg string) error {
+	if !algorithm.MatchString(alg) {
+		return fmt.Errorf("there is no algorithm %q: want RS, PS, ES or HS with 256, 384 or 512", alg)
+	}
 	if strings.HasPrefix(alg, "HS") {
 		return checkSecret(key)
 	}

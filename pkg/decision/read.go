@@ -22,6 +22,8 @@ func LogFiles(path string) ([]string, error) {
 	var out []string
 	err := filepath.WalkDir(path, func(at string, d fs.DirEntry, err error) error {
 		switch {
+		case at == path && errors.Is(err, fs.ErrNotExist):
+			return fmt.Errorf("%s: there is no such file or directory", path)
 		case err != nil:
 			return err
 		case at != path && strings.HasPrefix(d.Name(), "."):

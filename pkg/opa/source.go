@@ -33,7 +33,12 @@ const (
 // are left out. Tests (*_test.rego) are in it, because [RunTests] wants them; [Load] passes them over.
 func ReadDir(dir string) ([]File, error) {
 	var names []string
-	if i, err := os.Lstat(dir); err == nil && i.Mode()&fs.ModeSymlink != 0 {
+	switch i, err := os.Lstat(dir); {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, fmt.Errorf("%s: there is no such directory", dir)
+	case err == nil && i.Mode().IsRegular():
+		return nil, fmt.Errorf("%s: is a file; name the directory that it lies in", dir)
+	case err == nil && i.Mode()&fs.ModeSymlink != 0:
 		dir += "/" // the walk follows no link, not even as its start
 	}
 	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
