@@ -16,12 +16,12 @@ import (
 	"github.com/mcpgw/mcpgw/test/harness"
 )
 
-// TestCommands runs the README's commands in order, in one shell, against the quick start on free ports, and holds their output
-// against what the README shows.
+// TestCommands runs the README's commands in order against the quick start on free ports, and holds their output against what the
+// README shows. The tour has a shell of its own, since its reader may not have followed the quick start.
 func TestCommands(t *testing.T) {
 	root := harness.Tools(t).Root
 	site := startQuickStart(t)
-	sh := startShell(t, root)
+	quick, tour := startShell(t, root), startShell(t, root)
 	blocks := Blocks(read(t, filepath.Join(root, "README.md")))
 	ran := 0
 	for i, b := range blocks {
@@ -35,6 +35,10 @@ func TestCommands(t *testing.T) {
 					return strings.Contains(trace, "mcpgw-envoy server") && strings.Contains(trace, "rule_ids=deny: git_log")
 				})
 			})
+		}
+		sh := quick
+		if strings.Contains(b.Text, ".out/tour") {
+			sh = tour
 		}
 		output := sh.run(t, site.own.Replace(b.Text))
 		if i+1 < len(blocks) && len(blocks[i+1].Info) == 2 && blocks[i+1].Info[1] == "output" {
