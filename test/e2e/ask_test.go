@@ -431,7 +431,7 @@ func TestAskOperator(t *testing.T) {
 			"operator ede may not approve": {"approve", id, "--key", explainer},
 			"there is no such question":    {"approve", "ABCDEFGHIJKLMNOPQRSTUVWXYZ"},
 			"is no ID":                     {"approve", "../catalog"},
-			"accepts 1 arg":                {"approve"},
+			"0 arguments, want 1":          {"approve"},
 		} {
 			if _, errs, ok := w.command(t, args...); ok || !strings.Contains(errs, name) {
 				t.Errorf("%v says %q, want %q", args, errs, name)
