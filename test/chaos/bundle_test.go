@@ -594,7 +594,7 @@ func TestPolicyBundleCommand(t *testing.T) {
 		"another key":    {[]string{"verify", file, "--key", other}, "another key"},
 		"another alg":    {[]string{"verify", file, "--key", public, "--alg", "PS256"}, "another key or algorithm"},
 		"another scope":  {[]string{"verify", file, "--key", public, "--scope", "x"}, "scope"},
-		"no key":         {[]string{"verify", file}, "no key is configured"},
+		"no key":         {[]string{"verify", file}, "name the public key with --key"},
 		"no file":        {[]string{"verify", "nowhere"}, "no such file"},
 		"no directory":   {[]string{"nowhere", "-o", "x"}, "no directory"},
 		"no output":      {[]string{"policy"}, "-o"},

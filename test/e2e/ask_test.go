@@ -325,7 +325,9 @@ func TestAskLegacy(t *testing.T) {
 				}
 			})
 			t.Run(name+", left", func(t *testing.T) {
-				open := func() uint64 { return w.stats(t, `^cluster\.broker\.upstream_rq_active$`)["cluster.broker.upstream_rq_active"] }
+				open := func() uint64 {
+					return w.stats(t, `^cluster\.broker\.upstream_rq_active$`)["cluster.broker.upstream_rq_active"]
+				}
 				before := open()
 				s, q := ask("7", "hello")
 				s.Close()
