@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/fsnotify/fsnotify"
+
+	"github.com/mcpgw/mcpgw/pkg/config"
 )
 
 // quiet is how long files must lie still before they are read: editors and mounts write in several steps.
@@ -18,16 +20,10 @@ const quiet = 200 * time.Millisecond
 
 // reloads builds and installs a new world whenever a file changes or SIGHUP comes, until ctx ends. A fault keeps the old world, and is
 // shown by log, metric and catalog.
-func (s *Server) reloads(ctx context.Context) error {
+func (s *Server) reloads(ctx context.Context, w *fsnotify.Watcher) error {
 	hup := make(chan os.Signal, 1)
 	signal.Notify(hup, syscall.SIGHUP)
 	defer signal.Stop(hup)
-	w, err := fsnotify.NewWatcher()
-	if err != nil {
-		return err
-	}
-	defer func() { _ = w.Close() }() // nothing is read from it any more
-	s.follow(w)
 	var settled, again <-chan time.Time
 	for {
 		select {
@@ -43,12 +39,13 @@ func (s *Server) reloads(ctx context.Context) error {
 			}
 		case err := <-w.Errors:
 			s.log.Warn("files are not watched", "error", err)
+			if errors.Is(err, fsnotify.ErrEventOverflow) { // among what was not told may be what concerns us
+				settled = time.After(quiet)
+			}
 		case <-settled:
-			settled, again = nil, s.reload(ctx)
-			s.follow(w)
+			settled, again = nil, s.reload(ctx, w)
 		case <-again: // a bundle could not be had
-			again = s.reload(ctx)
-			s.follow(w)
+			again = s.reload(ctx, w)
 		case o := <-s.offers:
 			o.verdict <- s.activate(o)
 		}
@@ -60,10 +57,11 @@ func (s *Server) reloads(ctx context.Context) error {
 
 // reload makes the configuration that the files hold the one in force, or says why not. again, where not nil, comes when another try is
 // worth it though no file has changed.
-func (s *Server) reload(ctx context.Context) (again <-chan time.Time) {
+func (s *Server) reload(ctx context.Context, w *fsnotify.Watcher) (again <-chan time.Time) {
 	c, err := s.opts.Load()
 	var b *built
 	if err == nil {
+		s.follow(w, c) // before its files are read: what changes after that is seen
 		b, err = s.build(ctx, c)
 	}
 	if err == nil {
@@ -71,6 +69,7 @@ func (s *Server) reload(ctx context.Context) (again <-chan time.Time) {
 			s.abandon(b)
 		}
 	}
+	s.unfollow(w)
 	s.mu.Lock()
 	s.fault = err
 	s.mu.Unlock()
@@ -85,11 +84,10 @@ func (s *Server) reload(ctx context.Context) (again <-chan time.Time) {
 	return nil
 }
 
-// files is what the world in force was read from.
-func (s *Server) files() []string {
-	b := s.now()
-	files := slices.Clone(b.config.Files)
-	p := b.config.Proto.Policy
+// filesOf is what a configuration's world is read from.
+func filesOf(c *config.Config) []string {
+	files := slices.Clone(c.Files)
+	p := c.Proto.Policy
 	for _, dir := range []string{p.Directory, p.Bundle.GetPath(), p.Shadow.GetDirectory(), p.Shadow.GetBundle().GetPath()} {
 		files = append(files, directories(dir)...)
 	}
@@ -107,11 +105,11 @@ func directories(dir string) (found []string) {
 	return found
 }
 
-// follow watches the directories of all files: a file that is replaced by another keeps its name, not its identity. Mounted secrets
-// change by a link in between, so links are followed.
-func (s *Server) follow(w *fsnotify.Watcher) {
+// watched is the directories of all files: a file that is replaced by another keeps its name, not its identity. Mounted secrets change by
+// a link in between, so links are followed.
+func watched(c *config.Config) map[string]bool {
 	want := map[string]bool{}
-	for _, f := range s.files() {
+	for _, f := range filesOf(c) {
 		want[filepath.Dir(f)] = true
 		if st, err := os.Stat(f); err == nil && st.IsDir() {
 			want[f] = true
@@ -120,14 +118,24 @@ func (s *Server) follow(w *fsnotify.Watcher) {
 			want[filepath.Dir(real)] = true
 		}
 	}
+	return want
+}
+
+// follow watches what c is read from, besides what is watched already.
+func (s *Server) follow(w *fsnotify.Watcher, c *config.Config) {
+	for d := range watched(c) {
+		if err := w.Add(d); err != nil {
+			s.log.Warn("a directory is not watched; send SIGHUP after a change", "directory", d, "error", err)
+		}
+	}
+}
+
+// unfollow leaves what the world in force is not read from.
+func (s *Server) unfollow(w *fsnotify.Watcher) {
+	want := watched(s.now().config)
 	for _, d := range w.WatchList() {
 		if !want[d] {
 			_ = w.Remove(d) // gone already is as good
-		}
-	}
-	for d := range want {
-		if err := w.Add(d); err != nil {
-			s.log.Warn("a directory is not watched; send SIGHUP after a change", "directory", d, "error", err)
 		}
 	}
 }
@@ -135,7 +143,7 @@ func (s *Server) follow(w *fsnotify.Watcher) {
 // concerns reports whether a changed path can change the world: a file it was read from, anything below a directory it was read
 // from, or a link that a mount swaps.
 func (s *Server) concerns(path string) bool {
-	for _, f := range s.files() {
+	for _, f := range filesOf(s.now().config) {
 		if path == f || filepath.Dir(path) == f || filepath.Dir(path) == filepath.Dir(f) && filepath.Base(path)[0] == '.' {
 			return true
 		}

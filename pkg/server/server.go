@@ -22,6 +22,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/fsnotify/fsnotify"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/keepalive"
 
@@ -271,6 +272,13 @@ func (s *Server) run(ctx context.Context, c *config.Config) (err error) {
 	s.crew.ctx = crewCtx
 	defer s.crew.stopAll()
 
+	w, err := fsnotify.NewWatcher()
+	if err != nil {
+		return err
+	}
+	defer func() { _ = w.Close() }() // nothing is read from it any more
+	s.follow(w, c)                   // before anything is read, for starting takes seconds
+
 	if err := s.serveSockets(c.Proto); err != nil {
 		return err
 	}
@@ -304,7 +312,7 @@ func (s *Server) run(ctx context.Context, c *config.Config) (err error) {
 	if err := s.begin(ctx); err != nil {
 		return err
 	}
-	err = s.reloads(ctx)
+	err = s.reloads(ctx, w)
 	s.drain()
 	return err
 }

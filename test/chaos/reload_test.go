@@ -355,3 +355,30 @@ func read(t testing.TB, path string) string {
 	}
 	return string(b)
 }
+
+// TestEarlyChanges: a file that changes while the gateway starts, or as soon as what it was read from rules, is read again.
+func TestEarlyChanges(t *testing.T) {
+	b := harness.StartBackend(t, harness.Modern, nil)
+	s := newSite(t, run)
+	rest := mainListener + servers(map[string]string{"a": b.URL})
+	s.write(t, s.settings(rest))
+	s.policy(t, bundled("first"))
+	s.mcpgw = harness.Start(t, harness.Command{
+		Name: "mcpgw run", Path: harness.Mcpgw(t), Args: []string{"run", "--config", s.file}, Env: []string{"ENVOY=" + harness.Tools(t).Envoy}, Dir: s.dir,
+	})
+	s.mcpgw.Stderr.Await(t, "configuration is in force", patience)
+	s.policy(t, bundled("second"))
+	s.mcpgw.Stdout.Await(t, `(?m)^ready .*$`, 2*patience)
+	s.locate(t)
+	s.await(t, "a_echo")
+	s.awaitRuledBy(t, "second")
+	for n := range 5 {
+		dir := fmt.Sprint("dir", n)
+		file := filepath.Join(s.dir, dir, "sub", "p.rego")
+		harness.WriteFile(t, file, bundled(dir))
+		s.write(t, strings.Replace(s.settings(rest), "directory: policy ", "directory: "+dir+" ", 1))
+		s.awaitRuledBy(t, dir)
+		harness.WriteFile(t, file, bundled(dir+" again"))
+		s.awaitRuledBy(t, dir+" again")
+	}
+}
