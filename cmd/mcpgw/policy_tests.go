@@ -16,7 +16,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/mcpgw/mcpgw/pkg/catalog"
-	"github.com/mcpgw/mcpgw/pkg/opa"
 	"github.com/mcpgw/mcpgw/pkg/policytest"
 )
 
