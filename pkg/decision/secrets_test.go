@@ -9,7 +9,7 @@ import (
 )
 
 func TestHideSecrets(t *testing.T) {
-	for _, name := range []string{"password", "Password", "db_password", "api-key", "API_KEY", "x-api-key", "accessToken", "client_secret", "Authorization", "cookie", "privateKey", "credentials", "pwd", "pin", "session"} {
+	for _, name := range []string{"password", "Password", "db_password", "api-key", "API_KEY", "x-api-key", "accessToken", "client_secret", "Authorization", "cookie", "privateKey", "credentials", "pwd", "pin", "session", "DB_PWD", "passcode", "sessionId", "connectionString", "signing-key", "totp", "jwt"} {
 		q := `{"arguments":{"deep":[{"` + name + `":{"value":"hunter2"}}],"n":9007199254740993},"subject":{"claims":{"` + name + `":"hunter2"}}}`
 		got := string(hideSecrets([]byte(q), 1<<20))
 		if strings.Contains(got, "hunter2") || !strings.Contains(got, "9007199254740993") || !json.Valid([]byte(got)) {
@@ -18,7 +18,7 @@ func TestHideSecrets(t *testing.T) {
 	}
 	for _, value := range []string{
 		"Bearer abcdefghij", "Basic dXNlcjpwYXNzd29yZA==", "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIx.x", "-----BEGIN PRIVATE KEY-----", "sk-abcdefghijklmnop", "ghp_abcdefghijklmnop",
-		"AKIAABCDEFGHIJKLMNOP", "https://user:hunter2@example.com/",
+		"AKIAABCDEFGHIJKLMNOP", "github_pat_abcdefghij", "ghs_abcdefghijkl", "xoxe-abcdefghijk", "redis://:hunter2@cache/0", "https://user:hunter2@example.com/",
 	} {
 		b, _ := json.Marshal(map[string]any{"arguments": map[string]any{"text": "take " + value}})
 		if got := string(hideSecrets(b, 1<<20)); got != `{"arguments":{"text":"[hidden]"}}` {
