@@ -460,6 +460,9 @@ func findItem(views []*catalog.View, kinds []catalog.Kind, name string) (v *cata
 	return nil, "", false
 }
 
+// maxNear is how long names may be that are compared letter by letter, each with each.
+const maxNear = 256
+
 // noItem says which names are near to one that no endpoint has.
 func noItem(views []*catalog.View, kinds []catalog.Kind, req *ExplainRequest) error {
 	type near struct {
@@ -475,6 +478,9 @@ func noItem(views []*catalog.View, kinds []catalog.Kind, req *ExplainRequest) er
 					continue
 				}
 				seen[e.Public] = true
+				if max(len(req.Name), len(e.Public), len(e.Item.Name)) > maxNear {
+					continue
+				}
 				far := min(levenshtein.ComputeDistance(req.Name, e.Public), levenshtein.ComputeDistance(req.Name, e.Item.Name))
 				if strings.Contains(e.Public, req.Name) || strings.Contains(req.Name, e.Item.Name) {
 					far = min(far, 1)

@@ -2,6 +2,7 @@ package server
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -269,5 +270,19 @@ func TestReportIsJSON(t *testing.T) {
 		`"ruled":{"effect":"deny","reasons":[],"revision":"","cached":false}}`
 	if got := strings.TrimSpace(b.String()); got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
+	}
+}
+
+// TestExplainLongName: a name of megabytes is near to none, and nobody compares it with all letter by letter.
+func TestExplainLongName(t *testing.T) {
+	c, items := explainedConfig(t)
+	for n := range 100 {
+		items = append(items, &catalog.Item{Server: "git", Kind: catalog.Tool, Name: fmt.Sprintf("git_%d", n)})
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	_, err := ExplainOffline(ctx, c, items, &ExplainRequest{As: "reader", Method: "tools/call", Name: strings.Repeat("git_log", 1<<20)})
+	if err == nil || strings.Contains(err.Error(), "near to it") || ctx.Err() != nil {
+		t.Errorf("%.100v, %v", err, ctx.Err())
 	}
 }
