@@ -83,13 +83,8 @@ func echo(text string) map[string]any {
 // command runs the gateway's own command against this world.
 func (w *world) command(t *testing.T, args ...string) (stdout, stderr string, ok bool) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), soon)
-	defer cancel()
-	c := exec.CommandContext(ctx, harness.Mcpgw(t), append(args, "--config", w.Config)...)
-	var out, errs bytes.Buffer
-	c.Stdout, c.Stderr = &out, &errs
-	err := c.Run()
-	return out.String(), errs.String(), err == nil
+	stdout, stderr, status := command(t, append(args, "--config", w.Config)...)
+	return stdout, stderr, status == 0
 }
 
 // TestAskModern: a modern client is asked with input_required and comes back.

@@ -5,13 +5,11 @@ import (
 	"compress/gzip"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -53,23 +51,6 @@ func (l *decisionLogs) text() (n int, text string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return len(l.events), fmt.Sprintf("%s", l.events)
-}
-
-// command runs mcpgw to its end.
-func command(t *testing.T, args ...string) (stdout, stderr string, status int) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	c := exec.CommandContext(ctx, harness.Mcpgw(t), args...)
-	c.Env = append(os.Environ(), "ENVOY="+harness.Tools(t).Envoy)
-	var out, errs bytes.Buffer
-	c.Stdout, c.Stderr = &out, &errs
-	err := c.Run()
-	var exit *exec.ExitError
-	if err != nil && !errors.As(err, &exit) {
-		t.Fatalf("mcpgw %s: %v", strings.Join(args, " "), err)
-	}
-	return out.String(), errs.String(), c.ProcessState.ExitCode()
 }
 
 // nextPolicy is policy with fewer bytes for readers.

@@ -227,8 +227,8 @@ func TestExplain(t *testing.T) {
 			t.Errorf("%v: %s", err, out)
 		}
 		saved := filepath.Join(t.TempDir(), "catalog.json")
-		if out, err := exec.Command(harness.Mcpgw(t), "catalog", "--admin", admin, "--save", saved).CombinedOutput(); err != nil {
-			t.Fatalf("%v: %s", err, out)
+		if out, status := runMcpgw(t, "catalog", "--admin", admin, "--save", saved); status != 0 {
+			t.Fatal(out)
 		}
 		out, err = mcpgw("", "--offline", "--catalog", saved, "--as", "reader", "tools/call", "d_big", `{"bytes": 15}`)
 		if err != nil || !strings.Contains(out, "Refused: readers get 1 to 10 bytes") {

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -14,20 +13,6 @@ import (
 
 	"github.com/mcpgw/mcpgw/test/harness"
 )
-
-// runMcpgw runs the command to its end, and returns all that it says and its status.
-func runMcpgw(t *testing.T, args ...string) (out string, status int) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 3*soon)
-	defer cancel()
-	c := exec.CommandContext(ctx, harness.Mcpgw(t), args...)
-	c.Env = append(os.Environ(), "ENVOY="+harness.Tools(t).Envoy)
-	b, err := c.CombinedOutput()
-	if c.ProcessState == nil {
-		t.Fatal(err)
-	}
-	return string(b), c.ProcessState.ExitCode()
-}
 
 // byDrift hides from the reader what has drifted, asks somebody where another wants to call it, and leaves it to the writer, for whom
 // the catalog only reports it. Nobody sees what speaks to the model.

@@ -1,12 +1,15 @@
 package e2e
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -248,4 +251,28 @@ func object(t *testing.T, raw []byte) map[string]any {
 func server(name, url, era string, more ...string) string {
 	s := fmt.Sprintf("  - name: %s\n    era: %s\n    trust_annotations: true\n    http: { url: %q%s }\n", name, era, url, strings.Join(more, ""))
 	return s
+}
+
+// command runs mcpgw to its end.
+func command(t *testing.T, args ...string) (stdout, stderr string, status int) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	c := exec.CommandContext(ctx, harness.Mcpgw(t), args...)
+	c.Env = append(os.Environ(), "ENVOY="+harness.Tools(t).Envoy)
+	var out, errs bytes.Buffer
+	c.Stdout, c.Stderr = &out, &errs
+	err := c.Run()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		t.Fatalf("mcpgw %s: %v", strings.Join(args, " "), err)
+	}
+	return out.String(), errs.String(), c.ProcessState.ExitCode()
+}
+
+// runMcpgw is command for what says the same wherever it says it.
+func runMcpgw(t *testing.T, args ...string) (said string, status int) {
+	t.Helper()
+	stdout, stderr, status := command(t, args...)
+	return stdout + stderr, status
 }
