@@ -17,9 +17,13 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 )
 
-// LogFiles are the files at a path: itself, or every regular file in and below a directory that is not hidden, in the order of names.
+// LogFiles are the files at a path, or at what it links to: itself, or every regular file in and below a directory that is not hidden, in
+// the order of names.
 func LogFiles(path string) ([]string, error) {
 	var out []string
+	if i, err := os.Stat(path); err == nil && i.IsDir() {
+		path += "/" // the walk follows no link, not even as its start
+	}
 	err := filepath.WalkDir(path, func(at string, d fs.DirEntry, err error) error {
 		switch {
 		case at == path && errors.Is(err, fs.ErrNotExist):

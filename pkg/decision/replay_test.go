@@ -257,6 +257,13 @@ func TestLogFiles(t *testing.T) {
 	if err != nil || len(got) != 3 || filepath.Base(got[0]) != "a.log.1" {
 		t.Errorf("%v, %v", got, err)
 	}
+	link := filepath.Join(t.TempDir(), "link")
+	if err := os.Symlink(dir, link); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := LogFiles(link); err != nil || len(got) != 3 {
+		t.Errorf("by a link: %v, %v", got, err)
+	}
 	if _, err := LogFiles(filepath.Join(dir, "none")); err == nil {
 		t.Error("nothing is no log")
 	}

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/go-json-experiment/json/jsontext"
@@ -29,10 +30,9 @@ const (
 	maxRego = 8 << 20
 )
 
-// ReadDir reads the Rego files of a directory and of those below it, in the order of their names. Hidden files and directories
-// are left out. Tests (*_test.rego) are in it, because [RunTests] wants them; [Load] passes them over.
-func ReadDir(dir string) ([]File, error) {
-	var names []string
+// FilesBelow names the files of a directory, or of what a link to one leads to, and of those below it, that end in one of the suffixes, in
+// the order of their names. Hidden files and directories are left out.
+func FilesBelow(dir string, suffixes ...string) (names []string, err error) {
 	switch i, err := os.Lstat(dir); {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, fmt.Errorf("%s: there is no such directory", dir)
@@ -41,7 +41,7 @@ func ReadDir(dir string) ([]File, error) {
 	case err == nil && i.Mode()&fs.ModeSymlink != 0:
 		dir += "/" // the walk follows no link, not even as its start
 	}
-	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+	err = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		switch {
 		case err != nil:
 			return err
@@ -49,11 +49,18 @@ func ReadDir(dir string) ([]File, error) {
 			if d.IsDir() {
 				return fs.SkipDir
 			}
-		case path != dir && strings.HasSuffix(path, ".rego"):
+		case path != dir && slices.ContainsFunc(suffixes, func(s string) bool { return strings.HasSuffix(path, s) }):
 			names = append(names, path) // a directory of such a name cannot be read, which is the fault to tell
 		}
 		return nil
 	})
+	return names, err
+}
+
+// ReadDir reads the Rego files that [FilesBelow] finds. Tests (*_test.rego) are in it, because [RunTests] wants them; [Load] passes them
+// over.
+func ReadDir(dir string) ([]File, error) {
+	names, err := FilesBelow(dir, ".rego")
 	if err != nil {
 		return nil, err
 	}

@@ -6,8 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
@@ -27,23 +25,9 @@ const (
 	maxNodes = 1_000_000 // of YAML, with all that aliases unfold to
 )
 
-// ReadTables reads the table files (*_test.yaml, *_test.yml) of a directory and of those below it, in the order of their names. Hidden
-// files and directories are left out.
+// ReadTables reads the table files (*_test.yaml, *_test.yml) that [opa.FilesBelow] finds; there may be none.
 func ReadTables(dir string) ([]opa.File, error) {
-	var names []string
-	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-		switch {
-		case err != nil:
-			return err
-		case path != dir && strings.HasPrefix(d.Name(), "."):
-			if d.IsDir() {
-				return fs.SkipDir
-			}
-		case !d.IsDir() && (strings.HasSuffix(path, "_test.yaml") || strings.HasSuffix(path, "_test.yml")):
-			names = append(names, path)
-		}
-		return nil
-	})
+	names, err := opa.FilesBelow(dir, "_test.yaml", "_test.yml")
 	if err != nil {
 		return nil, err
 	}

@@ -102,19 +102,25 @@ func TestReadTables(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	files, err := ReadTables(dir)
-	if err != nil {
+	link := filepath.Join(t.TempDir(), "link")
+	if err := os.Symlink(dir, link); err != nil {
 		t.Fatal(err)
 	}
-	var got []string
-	for _, f := range files {
-		name, err := filepath.Rel(dir, f.Name)
+	for _, dir := range []string{dir, link} {
+		files, err := ReadTables(dir)
 		if err != nil {
 			t.Fatal(err)
 		}
-		got = append(got, name)
-	}
-	if d := cmp.Diff([]string{"a_test.yaml", "sub/b_test.yml"}, got); d != "" {
-		t.Error(d)
+		var got []string
+		for _, f := range files {
+			name, err := filepath.Rel(dir, f.Name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got = append(got, name)
+		}
+		if d := cmp.Diff([]string{"a_test.yaml", "sub/b_test.yml"}, got); d != "" {
+			t.Errorf("%s: %s", dir, d)
+		}
 	}
 }
