@@ -94,11 +94,14 @@ func filesOf(c *config.Config) []string {
 	return files
 }
 
-// directories is dir and all below it; nothing if it is none.
+// directories is dir, or what a link of that name leads to, and all below it; nothing if it is none.
 func directories(dir string) (found []string) {
-	_ = filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
+	if dir == "" {
+		return nil
+	}
+	_ = filepath.WalkDir(dir+"/", func(path string, d os.DirEntry, err error) error { // the walk follows no link, not even as its start
 		if err == nil && d.IsDir() {
-			found = append(found, path)
+			found = append(found, filepath.Clean(path))
 		}
 		return nil // what cannot be read shows when it is loaded
 	})
