@@ -1,8 +1,8 @@
 // Package admin is the operator's door: health, metrics and what is served, over HTTP on a loopback port or a unix socket.
 //
 // Open to whoever reaches it are health, metrics, names of servers and items with the reasons why some are not served, and what servers
-// and the configuration say of items: no arguments, credentials or addresses. So it listens on loopback by default. All else is a [Route], which needs an operator's key, or a
-// unix socket, whose mode guards it.
+// and the configuration say of items: no arguments, credentials or addresses. So it listens on loopback by default. All else is a
+// [Route], which needs an operator's key, or a unix socket, whose mode guards it.
 package admin
 
 import (

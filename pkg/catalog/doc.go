@@ -7,6 +7,9 @@
 // settles who owns a name that two servers claim, and prepares JSON fragments, so that a list is
 // joined from ready bytes and never encoded.
 //
+// Beside that it tells policy what to think of an item: a [Lock] holds the definitions that somebody has
+// agreed to, against which items drift, and findings say what in an item's words may deceive a reader.
+//
 // Nothing here does I/O, and nothing here knows whether a server is up: a server that is away keeps
 // its last items, so names never depend on who answers.
 package catalog
