@@ -74,12 +74,8 @@ func (s *Server) buildDecisions(ctx context.Context, b *built) error {
 	}
 	d.outputs = p.DecisionLog
 	var pool *x509.CertPool
-	if d.outputs.CaFile != "" {
-		if d.roots, err = os.ReadFile(d.outputs.CaFile); err != nil {
-			return fmt.Errorf("policy.decision_log.ca_file: %w", err)
-		}
-		pool = x509.NewCertPool()
-		pool.AppendCertsFromPEM(d.roots) // the configuration was checked
+	if pool, d.roots, err = authorities("policy.decision_log.ca_file", d.outputs.CaFile); err != nil {
+		return err
 	}
 	if old != nil && old.decisions.log != nil && proto.Equal(old.decisions.outputs, d.outputs) && bytes.Equal(old.decisions.roots, d.roots) {
 		d.log = old.decisions.log

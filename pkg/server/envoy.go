@@ -200,15 +200,22 @@ func validateEnvoy(ctx context.Context, c *config.Config, rendered []byte) (stri
 // collectorTLS is how spans travel to a collector that wants TLS.
 func collectorTLS(t *configv1.OTLPTLS) (*tls.Config, error) {
 	c := &tls.Config{ServerName: t.ServerName, MinVersion: tls.VersionTLS12}
-	if t.CaFile != "" {
-		pem, err := os.ReadFile(t.CaFile)
-		if err != nil {
-			return nil, fmt.Errorf("telemetry.otlp.tls.ca_file: %w", err)
-		}
-		c.RootCAs = x509.NewCertPool()
-		if !c.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("telemetry.otlp.tls.ca_file %s holds no certificate", t.CaFile)
-		}
+	var err error
+	c.RootCAs, _, err = authorities("telemetry.otlp.tls.ca_file", t.CaFile)
+	return c, err
+}
+
+// authorities reads the certificates of a field's file; none where none is named, which means those of the system.
+func authorities(field, file string) (pool *x509.CertPool, pem []byte, err error) {
+	if file == "" {
+		return nil, nil, nil
 	}
-	return c, nil
+	if pem, err = os.ReadFile(file); err != nil {
+		return nil, nil, fmt.Errorf("%s: %w", field, err)
+	}
+	pool = x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(pem) {
+		return nil, nil, fmt.Errorf("%s: %s holds no certificate", field, file)
+	}
+	return pool, pem, nil
 }
