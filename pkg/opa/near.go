@@ -39,8 +39,9 @@ const (
 	maxConditions = 5000
 )
 
-// Near evaluates the question once more and says which rules of the policy held, and of the others which condition failed. What it
-// finds holds the question's values.
+// Near evaluates the question once more and says which rules of the policy held, and of the others which condition failed. It is for
+// tests, and what it finds holds the question's values: unlike [Engine.Explain], which is for calls, it masks nothing. It sees each rule as
+// Rego tests are seen, with the same tracer, so that a failed table reads as a failed Rego test does.
 func (e *Engine) Near(ctx context.Context, q *policy.Question) (near []Near, err error) {
 	defer func() {
 		if p := recover(); p != nil {
