@@ -179,14 +179,23 @@ func (e *Engine) rule(ctx context.Context, input *ast.Term) (*policyRuling, erro
 	return readRuling(t)
 }
 
-// evaluate runs a query and returns the value of its x: nil if it is undefined, true if the query has no x.
-func (e *Engine) evaluate(ctx context.Context, q *question, input *ast.Term) (value *ast.Term, err error) {
+// limit is how long an evaluation may take from now on.
+func (e *Engine) limit(ctx context.Context) (time.Duration, error) {
 	limit := e.timeout
 	if deadline, ok := ctx.Deadline(); ok {
 		limit = min(limit, time.Until(deadline))
 	}
 	if err := ctx.Err(); err != nil || limit <= 0 {
-		return nil, errors.Join(policy.ErrTimeout, err)
+		return 0, errors.Join(policy.ErrTimeout, err)
+	}
+	return limit, nil
+}
+
+// evaluate runs a query and returns the value of its x: nil if it is undefined, true if the query has no x.
+func (e *Engine) evaluate(ctx context.Context, q *question, input *ast.Term) (value *ast.Term, err error) {
+	limit, err := e.limit(ctx)
+	if err != nil {
+		return nil, err
 	}
 	e.evaluations.Add(1)
 	cancel := topdown.NewCancel()

@@ -193,12 +193,9 @@ func (e *Engine) plainly(ctx context.Context, q *policy.Question, input *ast.Ter
 
 // run evaluates the entry point as evaluate does, at the question's time. With a tracer it takes no short cut.
 func (e *Engine) run(ctx context.Context, q *policy.Question, input *ast.Term, t *tracer, strict bool) (value *ast.Term, err error) {
-	limit := e.timeout
-	if deadline, ok := ctx.Deadline(); ok {
-		limit = min(limit, time.Until(deadline))
-	}
-	if err := ctx.Err(); err != nil || limit <= 0 {
-		return nil, errors.Join(policy.ErrTimeout, err)
+	limit, err := e.limit(ctx)
+	if err != nil {
+		return nil, err
 	}
 	defer func() {
 		if p := recover(); p != nil {
