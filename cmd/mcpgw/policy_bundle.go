@@ -40,7 +40,8 @@ func (r *bundleReport) print(w io.Writer, verb string) error {
 func policyBundleCommand() *cobra.Command {
 	var o bundle.BuildOptions
 	var s bundle.Signing
-	var file, format string
+	var file string
+	var out output
 	c := &cobra.Command{
 		Use:   "bundle DIR",
 		Short: "Make an OPA bundle of a policy directory, signed if a key is given",
@@ -81,7 +82,7 @@ The same input gives the same bytes, unless the algorithm signs with random numb
 				File: file, Revision: b.Content.Revision, Policy: b.Engine.Revision(), Signed: b.Content.Signed, Modules: len(b.Content.Modules),
 				Roots: b.Content.Roots, Bytes: len(b.Archive), Warnings: append([]string{}, b.Warnings...),
 			}
-			return (&output{format}).print(c.OutOrStdout(), r, func(w io.Writer) error { return r.print(w, "wrote") })
+			return out.print(c.OutOrStdout(), r, func(w io.Writer) error { return r.print(w, "wrote") })
 		},
 	}
 	c.Flags().StringVarP(&file, "out", "o", "", "file to write")
@@ -92,7 +93,7 @@ The same input gives the same bytes, unless the algorithm signs with random numb
 	c.Flags().StringVar(&s.Algorithm, "signing-alg", "RS256", "signing algorithm: RS, PS, ES or HS with 256, 384 or 512")
 	c.Flags().StringVar(&s.KeyID, "key-id", "default", "what the signature calls its key")
 	c.Flags().StringVar(&s.Scope, "scope", "", "what the signature names as its scope")
-	c.Flags().StringVar(&format, "output", "text", "text or json")
+	out.named(c, "") // -o is the file, as in opa build
 	c.AddCommand(policyBundleVerifyCommand())
 	return c
 }

@@ -59,7 +59,7 @@ func (o *Options) operator(r *http.Request, may string) (id string, status int, 
 	for _, op := range o.Operators() {
 		if subtle.ConstantTimeCompare(op.Digest[:], digest[:]) == 1 {
 			if !slices.Contains(op.May, may) {
-				return "", http.StatusForbidden, "operator " + op.ID + " may not " + may + ": see admin.operators"
+				return "", http.StatusForbidden, "operator " + op.ID + " may not do this: `may` of admin.operators does not name " + may
 			}
 			return op.ID, http.StatusOK, ""
 		}

@@ -32,7 +32,7 @@ func TestRoutes(t *testing.T) {
 		want    string
 	}{
 		"a key that may":           {header: [2]string{"authorization", "Bearer a-key"}, status: 200, want: `"operator": "ann"`},
-		"a key that may not":       {header: [2]string{"authorization", "Bearer b-key"}, status: 403, want: "operator bob may not explain"},
+		"a key that may not":       {header: [2]string{"authorization", "Bearer b-key"}, status: 403, want: "operator bob may not do this: `may` of admin.operators does not name explain"},
 		"a wrong key":              {header: [2]string{"authorization", "Bearer c-key"}, status: 401, want: "no operator has this key"},
 		"no key":                   {status: 401, want: "admin.operators"},
 		"another scheme":           {header: [2]string{"authorization", "Basic a-key"}, status: 401, want: "admin.operators"},

@@ -81,7 +81,7 @@ func TestApprovalRoutes(t *testing.T) {
 		"without a key":           {"POST", at, "", `{}`, nil, 401, "needs an operator's key"},
 		"a list without a key":    {"GET", "/approvals", "", ``, nil, 401, "needs an operator's key"},
 		"a wrong key":             {"POST", at, "guessed", `{}`, nil, 401, "no operator has this key"},
-		"another permission":      {"POST", at, "ede's", `{}`, nil, 403, "operator ede may not approve"},
+		"another permission":      {"POST", at, "ede's", `{}`, nil, 403, "does not name approve"},
 		"a page in a browser":     {"POST", at, "olga's", `{}`, []string{"origin", "http://localhost"}, 403, "browsers"},
 		"by GET":                  {"GET", at, "olga's", ``, nil, 405, ""},
 		"no body":                 {"POST", at, "olga's", ``, nil, 400, `say {"deny": false}`},

@@ -428,11 +428,11 @@ func TestAskOperator(t *testing.T) {
 			t.Errorf("as JSON: %v\n%s", err, out)
 		}
 		for name, args := range map[string][]string{
-			"no operator has this key":     {"approve", id, "--key", "guessed"},
-			"operator ede may not approve": {"approve", id, "--key", explainer},
-			"there is no such question":    {"approve", "ABCDEFGHIJKLMNOPQRSTUVWXYZ"},
-			"is no ID":                     {"approve", "../catalog"},
-			"0 arguments, want 1":          {"approve"},
+			"no operator has this key":  {"approve", id, "--key", "guessed"},
+			"does not name approve":     {"approve", id, "--key", explainer},
+			"there is no such question": {"approve", "ABCDEFGHIJKLMNOPQRSTUVWXYZ"},
+			"is no ID":                  {"approve", "../catalog"},
+			"0 arguments, want 1":       {"approve"},
 		} {
 			if _, errs, ok := w.command(t, args...); ok || !strings.Contains(errs, name) {
 				t.Errorf("%v says %q, want %q", args, errs, name)

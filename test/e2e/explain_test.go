@@ -122,7 +122,7 @@ func TestExplain(t *testing.T) {
 	}
 
 	t.Run("who may ask", func(t *testing.T) {
-		for key, want := range map[string]string{"": "needs an operator's key", "wrong": "no operator has this key", approver: "operator adam may not explain"} {
+		for key, want := range map[string]string{"": "needs an operator's key", "wrong": "no operator has this key", approver: "does not name explain"} {
 			if out, err := mcpgw(key, id); err == nil || !strings.Contains(out, want) {
 				t.Errorf("with key %q: %v\n%s", key, err, out)
 			}
