@@ -264,6 +264,20 @@ func TestPolicyCheckConfig(t *testing.T) {
 	_, _, err = runPolicy(t, "check", "--config", "none.yaml")
 	says(t, err, "none.yaml")
 
+	// Data that the gateway would not read: only where its own directory is checked.
+	folder(t, map[string]string{"m.yaml": fmt.Sprintf(checkedConfig, ", trust_annotations: true"), "rules/a.rego": reads, "rules/data.yaml": "b: 1\n", "more.yaml": "a: 1\n"})
+	for _, args := range [][]string{{"check", "--config", "m.yaml"}, {"check", "--config", "m.yaml", "rules"}, {"check", "rules"}} {
+		out, _, err := runPolicy(t, args...)
+		says(t, err, "")
+		if strings.Contains(out, "m.yaml:3:21: policy.directory: data.yaml lies in it, and no rule sees it") != (len(args) == 3) {
+			t.Errorf("%s: %s", args, out)
+		}
+	}
+	// A bundle's gateway is not known.
+	if out, _, err := runPolicy(t, "bundle", "rules", "-o", "b.tar.gz"); err != nil || strings.Contains(out, "annotations") {
+		t.Errorf("%v: %s", err, out)
+	}
+
 	// Without a word mcpgw.yaml is read; a directory that is named is another one.
 	folder(t, map[string]string{"mcpgw.yaml": fmt.Sprintf(checkedConfig, ""), "rules/a.rego": reads, "rules/b.rego": "package b\n\nx := 1\n", "more.yaml": "a: 1\n", "policy/a.rego": reads})
 	for args, want := range map[string]string{"": "ok: 2 files", "policy": "ok: 1 files"} {

@@ -45,7 +45,7 @@ policies/README.md.`,
 			if err != nil {
 				return err
 			}
-			return printFindings(c.OutOrStdout(), &out, opts, opa.Check(c.Context(), opts), trusted)
+			return printFindings(c.OutOrStdout(), &out, opts, opa.Check(c.Context(), opts), trusted, src.warnings)
 		},
 	}
 	src.flags(c)
@@ -61,7 +61,9 @@ type policySource struct {
 	config, entry string
 	data          []string
 
-	dir string // once options has run
+	// Once options has run:
+	dir      string
+	warnings config.Faults // of the configuration, about its policy
 }
 
 func (s *policySource) flags(c *cobra.Command) {
@@ -90,6 +92,11 @@ func (s *policySource) options(args []string) (opts opa.Options, trusted bool, e
 		}
 		s.dir, data, trusted = fromHere(p.Directory), slices.Concat(p.DataFiles, data), false
 		opts.Entrypoint, opts.Timeout = p.EntryPoint, p.Timeout.AsDuration()
+		for _, w := range cfg.Warnings {
+			if strings.HasPrefix(w.Path, "policy.") && len(args) == 0 {
+				s.warnings = append(s.warnings, w)
+			}
+		}
 		for _, server := range cfg.Proto.Servers {
 			trusted = trusted || server.TrustAnnotations || len(server.Annotations) > 0
 		}
@@ -159,8 +166,12 @@ type policyReport struct {
 	Unremembered []string `json:"unremembered"`
 }
 
-func printFindings(w io.Writer, out *output, opts opa.Options, found opa.Findings, trusted bool) error {
+func printFindings(w io.Writer, out *output, opts opa.Options, found opa.Findings, trusted bool, configured config.Faults) error {
 	r := policyReport{Faults: []finding{}, Warnings: []finding{}, Unremembered: []string{}, Modules: len(opts.Modules)}
+	for _, w := range configured {
+		message := w.Path + ": " + w.Message
+		r.Warnings = append(r.Warnings, finding{File: w.File, Line: w.Line, Column: w.Column, Kind: "configuration", Message: message, Remedy: w.Remedy})
+	}
 	for _, f := range found.Faults {
 		r.Faults = append(r.Faults, newFinding(f, ""))
 	}

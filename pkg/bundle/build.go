@@ -120,7 +120,9 @@ func Build(o BuildOptions) (*Built, error) {
 		out.Warnings = append(out.Warnings, name+" is left out: data in a bundle is named data.json or data.yaml; name it with --data instead")
 	}
 	for _, w := range engine.Warnings() {
-		out.Warnings = append(out.Warnings, w.String())
+		if w.Kind != opa.Annotations { // whether they count is the gateway's to know
+			out.Warnings = append(out.Warnings, w.String())
+		}
 	}
 	return out, nil
 }

@@ -3,6 +3,7 @@ package config
 import (
 	"fmt"
 	"net/url"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -64,6 +65,7 @@ func (c *checker) rego(at string, directory *string, data []string, b *configv1.
 		}
 		c.readable(path, &data[i])
 	}
+	c.forgotten(at, *directory, data)
 	if b == nil {
 		return
 	}
@@ -83,6 +85,23 @@ func (c *checker) rego(at string, directory *string, data []string, b *configv1.
 	}
 	c.secret(at+".token", b.Token)
 	c.authorities(at+".ca_file", &b.CaFile)
+}
+
+// forgotten warns of data that mcpgw policy check, test and bundle read where they are given the directory, and the gateway does not.
+func (c *checker) forgotten(at, directory string, data []string) {
+	if directory == "" {
+		return
+	}
+	for _, name := range []string{"data.json", "data.yaml", "data.yml"} {
+		file := filepath.Join(directory, name)
+		if _, err := os.Stat(file); err != nil || slices.Contains(data, file) {
+			continue
+		}
+		if rel, err := filepath.Rel(c.dir, file); err == nil && filepath.IsLocal(rel) {
+			file = rel
+		}
+		c.warn(at+".directory", name+" lies in it, and no rule sees it", fmt.Sprintf("add `data_files: [%s]`, or give the file another name", file))
+	}
 }
 
 // serviceURL checks the address of something that only policy needs.

@@ -209,7 +209,9 @@ func warnings(c *ast.Compiler, entry reads, own map[string]bool, main bool) []Wa
 		w := walker{}
 		w.rule(r)
 		if slices.ContainsFunc(w.paths, func(p []string) bool { return hasPrefix(p, fieldPaths[resourceAnnotations]) }) {
-			out = append(out, Warning{Annotations, at(r.Location, "rule %s reads input.resource.annotations", r.Head.Ref())})
+			f := at(r.Location, "rule %s reads input.resource.annotations", r.Head.Ref())
+			f.Remedy = "they are empty until a server has `trust_annotations: true` or `annotations` of the configuration"
+			out = append(out, Warning{Annotations, f})
 		}
 	}
 	if !main {
