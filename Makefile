@@ -50,10 +50,11 @@ fuzz: ## run every fuzz target for FUZZTIME (20s) each
 		done; \
 	done
 
-# -rapid.checks is known only where rapid is. One check of pkg/opa's is 25 questions with 8 calls each, one of pkg/gateway's 54 calls.
+# -rapid.checks is known only where rapid is. One check of pkg/opa's is 25 questions with 8 calls each, one of pkg/gateway's 54 calls,
+# one of pkg/decision's 25 questions, one of pkg/edit's 20 changes.
 nightly: ## properties over 100,000 generated cases and more, then every fuzz target; takes an hour
 	@for package in $$(grep -rl pgregory.net/rapid --include='*_test.go' pkg policies cmd | xargs -n1 dirname | sort -u); do \
-		checks=10000; case $$package in pkg/opa|pkg/gateway|pkg/decision|pkg/session|pkg/bundle) checks=4000;; pkg/jsonrpc|pkg/edit) checks=100000;; esac; \
+		checks=10000; case $$package in pkg/opa|pkg/gateway|pkg/decision|pkg/session|pkg/bundle) checks=4000;; pkg/edit) checks=5000;; pkg/jsonrpc) checks=100000;; esac; \
 		echo "== $$package, $$checks checks"; \
 		go test -count=1 -timeout 60m "./$$package" -rapid.checks=$$checks; \
 	done

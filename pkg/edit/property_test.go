@@ -174,7 +174,7 @@ func squeezed(s string) string { return strings.NewReplacer("\n", "", "\t", "", 
 // TestRewriteAgreesWithReference: one pointer or expression does what the slow reference does, to the byte. White space beside what is
 // removed or added goes or stays as it is convenient; elsewhere it is compared, too.
 func TestRewriteAgreesWithReference(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
+	many(t, func(t *rapid.T) {
 		doc := drawObject(t)
 		in := doc.String()
 		c := drawChange(t)
@@ -220,10 +220,19 @@ func with2(t *rapid.T, c ...edit.Change) *edit.Editor {
 	return e
 }
 
+// many checks 20 cases at a time: with rapid's 100 checks, 2,000 cases.
+func many(t *testing.T, property func(*rapid.T)) {
+	rapid.Check(t, func(t *rapid.T) {
+		for range 20 {
+			property(t)
+		}
+	})
+}
+
 // TestRewriteChangesNothingElse: any set of changes leaves every value that no change is about as it is written and in its order, and
 // whatever comes out is JSON that is read as strictly as what came in.
 func TestRewriteChangesNothingElse(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
+	many(t, func(t *rapid.T) {
 		in := drawObject(t).String()
 		set := rapid.SliceOfN(rapid.Custom(drawChange), 1, 4).Draw(t, "changes")
 		got, changed, err := with2(t, set...).Arguments([]byte(in), 1<<20)
@@ -336,7 +345,7 @@ func result(t *rapid.T, text string) *jsonrpc.Message {
 // TestRedactionLeavesNoMatch: whatever the result, no text of it matches afterwards, nor does a text in JSON in a text; no place that was to
 // go is there; and a second time changes nothing.
 func TestRedactionLeavesNoMatch(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
+	many(t, func(t *rapid.T) {
 		structured := drawObject(t).String()
 		text := structured
 		if rapid.Bool().Draw(t, "another text") {
@@ -391,7 +400,7 @@ func TestRedactionLeavesNoMatch(t *testing.T) {
 
 // TestRedactionsTogether: any set of redactions leaves a message, and of two about one place the outer or the removal counts.
 func TestRedactionsTogether(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
+	many(t, func(t *rapid.T) {
 		in := `{"structuredContent":` + drawObject(t).String() + `,"content":[{"type":"text","text":` + string(jsonrpc.AppendString(nil, drawObject(t).String())) + `}],"a":` + drawTree(t, 3).String() + `}`
 		set := rapid.SliceOfN(rapid.Custom(drawChange), 1, 6).Draw(t, "changes")
 		for i, c := range set {
