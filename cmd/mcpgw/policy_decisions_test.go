@@ -2,9 +2,11 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -133,5 +135,47 @@ func TestPromoteRefuses(t *testing.T) {
 	}
 	if info, err := os.Stat(file); err != nil || info.Mode().Perm() != 0o640 {
 		t.Errorf("the mode is now %v, %v", info.Mode(), err)
+	}
+}
+
+// told is a log that goes on once somebody has been told how far it is.
+type told struct {
+	first, rest *strings.Reader
+	progress    chan struct{}
+	once        sync.Once
+}
+
+func (r *told) Read(b []byte) (int, error) {
+	if r.first.Len() > 0 {
+		return r.first.Read(b)
+	}
+	select {
+	case <-r.progress:
+		return r.rest.Read(b)
+	case <-time.After(time.Minute):
+		return 0, errors.New("nobody was told how far it is")
+	}
+}
+
+func (r *told) Write(b []byte) (int, error) {
+	if bytes.Contains(b, []byte(" lines of 1 files, ")) {
+		r.once.Do(func() { close(r.progress) })
+	}
+	return len(b), nil
+}
+
+// TestReplayShowsProgress: what takes long says how far it is, on standard error.
+func TestReplayShowsProgress(t *testing.T) {
+	folder(t, map[string]string{"p/p.rego": goodPolicy})
+	lines := strings.ReplaceAll(strings.Trim(loggedAllow, "[]"), "\n", " ") + "\n"
+	r := &told{first: strings.NewReader(lines), rest: strings.NewReader(lines), progress: make(chan struct{})}
+	c := root()
+	var out bytes.Buffer
+	c.SetIn(r)
+	c.SetOut(&out)
+	c.SetErr(r)
+	c.SetArgs([]string{"policy", "replay", "--log", "-", "--policy", "p", "--budget", "2"})
+	if err := c.Execute(); err != nil || !strings.Contains(out.String(), "2 of 2 rulings change (2 entries") {
+		t.Errorf("%v\n%s", err, &out)
 	}
 }
