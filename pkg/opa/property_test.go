@@ -23,13 +23,13 @@ import (
 //   - shown, by a policy that reads nothing unknown: no call is refused;
 //   - deny wins: where any deny holds, nothing is allowed, asked or demanded.
 //
-// One check is 2 policies of 5 questions with 8 calls each, so the default of 100 checks is some 900 questions and 7,000 calls, though
-// a policy in eight has the wrong types; for more: go test ./pkg/opa -run TestProperties -rapid.checks=5000.
+// One check is 5 policies of 5 questions with 8 calls each, so the default of 100 checks is more than 2,000 questions and 16,000
+// calls, though a policy in eight has the wrong types; for more: go test ./pkg/opa -run TestProperties -rapid.checks=4000.
 func TestProperties(t *testing.T) {
 	items := someItems()
 	count := struct{ policies, refusedToLoad, hidden, shown, hits, refused, faults, partial, obliged, denied int }{}
 	rapid.Check(t, func(t *rapid.T) {
-		for range 2 {
+		for range 5 {
 			source := (&author{t: t}).policy()
 			e, err := Load(Options{
 				Modules: []File{{"p.rego", []byte(source)}, {"lib.rego", []byte(library)}},
