@@ -117,10 +117,11 @@ by a gateway without verification.`,
 			if info, err := os.Stat(args[0]); err == nil && info.IsDir() {
 				return fmt.Errorf("%s is a directory; name the .tar.gz file that mcpgw policy bundle made of it", args[0])
 			}
-			archive, err := os.ReadFile(args[0])
+			files, err := opa.ReadFiles(args[0]) // bounded, and no pipe
 			if err != nil {
 				return err
 			}
+			archive := files[0].Text
 			content, err := bundle.Read(archive, bundle.Options{Verification: keys})
 			if err != nil {
 				return fmt.Errorf("%s: %w", args[0], withKey(err, keys))

@@ -105,7 +105,7 @@ func TestPropertyPinsAreCanonical(t *testing.T) {
 		item := func(text string) *Item {
 			i, err := NewItem("s", Tool, []byte(text), Trust{})
 			if err != nil {
-				t.Skip(err) // two names that differ in case
+				t.Fatal(err) // all that is drawn is a definition
 			}
 			return i
 		}

@@ -303,7 +303,7 @@ func TestPropertyLabelsAreNeverLostSilently(t *testing.T) {
 			"rewrite": func(*rapid.T) { l.rewrite = 0 },
 			"kill": func(t *rapid.T) { // what a kill leaves: all that was acknowledged, and perhaps the beginning of a line
 				if o.File == "" {
-					t.Skip()
+					return // a store in memory has nothing that a kill or a disk could touch
 				}
 				b, err := os.ReadFile(o.File)
 				if err != nil {
@@ -319,7 +319,7 @@ func TestPropertyLabelsAreNeverLostSilently(t *testing.T) {
 			},
 			"damage": func(t *rapid.T) {
 				if o.File == "" {
-					t.Skip()
+					return // a store in memory has nothing that a kill or a disk could touch
 				}
 				_ = l.Close()
 				b, err := os.ReadFile(o.File)
